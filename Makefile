@@ -1,0 +1,147 @@
+# holdfast. `make help` lists the targets; what they check is written in .ci/* and spec/run.
+#
+#   build/core/         the C core, compiled without Lua's headers in reach
+#   build/5.4, 5.1/     the bindings and holdfast/core.so for one Lua ABI (5.1 is LuaJIT's too)
+#   build/core-test/    the core with failing allocations (-DHF_TEST_ALLOC), for
+#   build/c/            the C tests
+#   build/asan, tsan/   the same tree once more with a sanitizer
+#   build/consul/       a Consul binary, if this system has none
+
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+CFLAGS  ?= -O2 -g
+WERROR  ?= -Werror
+PREFIX  ?= /usr/local
+ABIS    ?= 5.4 5.1
+
+# SAN=address,undefined or SAN=thread builds into a tree of its own.
+SAN     ?=
+O       ?= build$(if $(SAN),/$(if $(findstring thread,$(SAN)),tsan,asan))
+
+WARN := -Wall -Wextra $(WERROR) -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+	-Wpointer-arith -Wwrite-strings -Wvla
+ALL_CFLAGS := -std=gnu11 $(WARN) -fvisibility=hidden -fPIC -pthread -D_GNU_SOURCE $(CFLAGS) \
+	$(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
+LIBS := -lcurl -lcjson -lcrypto -lpthread
+COMPILE = $(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP
+LINK = $(CC) $(ALL_CFLAGS) $(LDFLAGS)
+# One short line per command; V=1 shows the whole.
+say = $(if $(V),,@echo '  $(1) $@'; )
+# Asked for when a binding is compiled, not before: `make test` may only just have installed it.
+lua_include = $(or $(shell pkg-config --cflags lua$(1) 2>/dev/null),-I/usr/include/lua$(1))
+
+CORE_SRC := $(filter-out csrc/bind_%,$(wildcard csrc/*.c))
+BIND_SRC := $(wildcard csrc/bind_*.c)
+TEST_SRC := $(wildcard spec/c/test_*.c)
+LUA_SRC  := $(shell find lua -name '*.lua' 2>/dev/null)
+
+CORE      := $(CORE_SRC:csrc/%.c=$(O)/core/%.o)
+CORE_TEST := $(CORE_SRC:csrc/%.c=$(O)/core-test/%.o)
+C_TESTS   := $(TEST_SRC:spec/c/%.c=$(O)/c/%)
+MODULES   := $(ABIS:%=$(O)/%/holdfast/core.so)
+
+# ---- for people ------------------------------------------------------------------------------
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+all: $(MODULES) $(if $(SAN),$(O)/unpreload.so) ## builds the module for Lua 5.4 and for Lua 5.1 and LuaJIT
+	@:
+
+demo: ## emitters, receivers and a crash against a real Consul; needs nothing installed
+	@.ci/deps demo
+	@$(MAKE) ABIS=5.4 all
+	@consul=$$(.ci/consul) && CONSUL=$$consul \
+	LUA_PATH="./lua/?.lua;./lua/?/init.lua;;" LUA_CPATH="./build/5.4/?.so;;" lua5.4 examples/demo.lua
+
+test: deps ## every test; one part with SUITE=04-consul and/or LUA=luajit (SUITE=c: the C tests)
+	@$(MAKE) all ctests
+	@$(call run_specs,plain)
+
+asan: deps ## core tests and Consul specs under AddressSanitizer and UBSan
+	@$(MAKE) SAN=address,undefined ABIS=5.4 all ctests
+	@$(call run_specs,asan)
+
+tsan: deps ## the same under ThreadSanitizer
+	@$(MAKE) SAN=thread ABIS=5.4 all ctests
+	@$(call run_specs,tsan)
+
+valgrind: deps ## the same under valgrind memcheck
+	@$(MAKE) ABIS=5.4 all ctests
+	@$(call run_specs,valgrind)
+
+lint: deps ## luacheck, clang-format, function length, warnings of gcc and clang, rockspec
+	@$(MAKE) O=build/lint/gcc CC=gcc all ctests
+	@$(MAKE) O=build/lint/clang CC=clang all ctests
+	@.ci/lint
+
+layers: deps ## who may include, require and call what
+	@$(MAKE) ABIS=5.4 all
+	@.ci/layers
+
+bench: deps ## microseconds per lock+unlock beside plain libcurl
+	@$(MAKE) ABIS=5.4 all
+	@$(call with_consul,bench/cycle)
+
+install: $(O)/$(firstword $(ABIS))/holdfast/core.so ## into PREFIX for Lua 5.4 (for 5.1: ABIS=5.1)
+	install -D -m 755 $< $(DESTDIR)$(PREFIX)/lib/lua/$(firstword $(ABIS))/holdfast/core.so
+	@for file in $(LUA_SRC:lua/%=%); do \
+		install -v -D -m 644 lua/$$file \
+			$(DESTDIR)$(PREFIX)/share/lua/$(firstword $(ABIS))/$$file || exit 1; \
+	done
+
+clean: ## removes what was built (a fetched Consul stays)
+	@[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name consul -exec rm -rf {} +
+
+consul: ## prints the path of a Consul binary, fetches one if need be
+	@.ci/consul
+
+deps: ## installs missing Debian packages, or says which
+	@.ci/deps test
+
+.PHONY: help all demo test asan tsan valgrind lint layers bench install clean consul deps ctests FORCE
+
+with_consul = consul=$$(.ci/consul) && CONSUL=$$consul spec/support/with_consul $(1)
+run_specs = $(call with_consul,env SUITE="$(SUITE)" LUA="$(LUA)" spec/run $(1))
+
+# ---- for the compiler ------------------------------------------------------------------------
+
+ctests: $(C_TESTS)
+	@:
+
+$(O)/core/%.o: csrc/%.c $(O)/flags
+	@mkdir -p $(@D)
+	$(call say,CC)$(COMPILE) -c -o $@ $<
+
+$(O)/core-test/%.o: csrc/%.c $(O)/flags
+	@mkdir -p $(@D)
+	$(call say,CC)$(COMPILE) -DHF_TEST_ALLOC -c -o $@ $<
+
+$(O)/c/%: spec/c/%.c $(CORE_TEST) $(O)/flags
+	@mkdir -p $(@D)
+	$(call say,LD)$(COMPILE) -MT $@ -MF $@.d -DHF_TEST_ALLOC -Icsrc -o $@ $< $(CORE_TEST) \
+		$(LDFLAGS) $(LIBS)
+
+$(O)/unpreload.so: .ci/unpreload.c
+	$(call say,LD)$(CC) -shared -fPIC -o $@ $<
+
+# The rules of one Lua ABI.
+define module
+$(O)/$(1)/%.o: csrc/%.c $(O)/flags
+	@mkdir -p $$(@D)
+	$$(call say,CC)$$(COMPILE) $$(call lua_include,$(1)) -c -o $$@ $$<
+
+$(O)/$(1)/holdfast/core.so: $(BIND_SRC:csrc/%.c=$(O)/$(1)/%.o) $(CORE)
+	@mkdir -p $$(@D)
+	$$(call say,LD)$$(LINK) -shared -Wl,-z,nodelete -o $$@ $$^ $$(LIBS)
+endef
+$(foreach abi,$(ABIS),$(eval $(call module,$(abi))))
+
+# Changes only when compiler or flags do, so that everything is compiled anew then.
+$(O)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(COMPILE) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(LINK)' >$@
+
+-include $(wildcard $(O)/*/*.d)

@@ -1,0 +1,45 @@
+#include "hf.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+const char *hf_err_code(enum hf_err code)
+{
+	switch (code) {
+	case HF_OK:
+		return "OK";
+#define HF_CASE(name, text) \
+	case HF_##name: \
+		return #name;
+		HF_ERRORS(HF_CASE)
+#undef HF_CASE
+	}
+	return "PROTOCOL";
+}
+
+const char *hf_err_text(enum hf_err code)
+{
+	switch (code) {
+	case HF_OK:
+		return "ok";
+#define HF_CASE(name, text) \
+	case HF_##name: \
+		return text;
+		HF_ERRORS(HF_CASE)
+#undef HF_CASE
+	}
+	return "unknown error";
+}
+
+enum hf_err hf_err_set(struct hf_error *err, enum hf_err code, const char *format, ...)
+{
+	va_list args;
+
+	if (!err)
+		return code;
+	err->code = code;
+	va_start(args, format);
+	vsnprintf(err->message, sizeof err->message, format, args);
+	va_end(args);
+	return code;
+}
