@@ -53,8 +53,8 @@ all: $(MODULES) $(if $(SAN),$(O)/unpreload.so) ## builds the module for Lua 5.4 
 demo: ## emitters, receivers and a crash against a real Consul; needs nothing installed
 	@.ci/deps demo
 	@$(MAKE) ABIS=5.4 all
-	@consul=$$(.ci/consul) && CONSUL=$$consul \
-	LUA_PATH="./lua/?.lua;./lua/?/init.lua;;" LUA_CPATH="./build/5.4/?.so;;" lua5.4 examples/demo.lua
+	@$(call with_consul,env LUA_PATH="./lua/?.lua;./lua/?/init.lua;;" LUA_CPATH="./build/5.4/?.so;;" \
+		lua5.4 examples/demo.lua)
 
 test: deps ## every test; one part with SUITE=04-consul and/or LUA=luajit (SUITE=c: the C tests)
 	@$(MAKE) all ctests

@@ -28,10 +28,26 @@ int64_t hf_bind_timeout(lua_State *L, int index);
 /* Pushes an index or token: an integer on 5.4, a number (exact to 2^53) before. */
 void hf_bind_push_index(lua_State *L, uint64_t value);
 
-/* Each leaves a class's methods table on the stack. */
+/* Each makes the metatable of its class; hf_bind_client leaves the functions client and counters
+ * in the table on top of the stack. */
 void hf_bind_client(lua_State *L);
 void hf_bind_lock(lua_State *L);
 void hf_bind_op(lua_State *L);
+
+/* What is in a box of a class; raises for anything else. */
+void *hf_bind_check(lua_State *L, int index, const char *class);
+/* Reads fields of the table at index. Strings belong to the table. Durations are in seconds. Each
+ * raises when the type is wrong; only hf_bind_need_text also when the field is absent. */
+const char *hf_bind_text(lua_State *L, int index, const char *name, size_t *len);
+const char *hf_bind_need_text(lua_State *L, int index, const char *name, size_t *len);
+int64_t hf_bind_duration(lua_State *L, int index, const char *name, int64_t absent);
+bool hf_bind_flag(lua_State *L, int index, const char *name);
+/* The array of the list is left on the stack, to live as long as it is needed. */
+struct hf_list hf_bind_list(lua_State *L, int index, const char *name);
+/* Reads a table of session options; may leave values on the stack. */
+void hf_bind_session_opts(lua_State *L, int index, struct hf_session_opts *opts);
+/* Reads the request at index, starts it and pushes its op. Answers the number of results. */
+int hf_bind_request(lua_State *L, struct hf_client *client, struct hf_lock *guard, int index);
 
 /* Pushes a box for an op or lock that is stored in *slot afterwards (NULL until then), so that
  * nothing leaks when Lua raises out of memory. */

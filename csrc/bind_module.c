@@ -27,8 +27,7 @@ void hf_bind_class(lua_State *L, const char *class, const luaL_Reg *meta, const 
 		hf_bind_functions(L, methods);
 		lua_setfield(L, -2, "__index");
 	}
-	lua_getfield(L, -1, "__index");
-	lua_remove(L, -2);
+	lua_pop(L, 1);
 }
 
 int hf_bind_fail(lua_State *L, const struct hf_error *err)
@@ -71,6 +70,91 @@ void **hf_bind_box(lua_State *L, const char *class)
 	lua_setmetatable(L, -2);
 	return slot;
 }
+
+void *hf_bind_check(lua_State *L, int index, const char *class)
+{
+	void **slot = luaL_checkudata(L, index, class);
+
+	if (!*slot)
+		luaL_argerror(L, index, "already collected");
+	return *slot;
+}
+
+/* ---- fields of tables ---- */
+
+const char *hf_bind_text(lua_State *L, int index, const char *name, size_t *len)
+{
+	const char *text = NULL;
+	int type;
+
+	lua_getfield(L, index, name);
+	type = lua_type(L, -1);
+	if (type == LUA_TSTRING)
+		text = lua_tolstring(L, -1, len);
+	else if (type != LUA_TNIL)
+		luaL_error(L, "%s: a string expected", name);
+	lua_pop(L, 1);
+	return text;
+}
+
+const char *hf_bind_need_text(lua_State *L, int index, const char *name, size_t *len)
+{
+	const char *text = hf_bind_text(L, index, name, len);
+
+	if (!text)
+		luaL_error(L, "%s is missing", name);
+	return text;
+}
+
+int64_t hf_bind_duration(lua_State *L, int index, const char *name, int64_t absent)
+{
+	int64_t ms = absent;
+
+	lua_getfield(L, index, name);
+	if (!lua_isnil(L, -1)) {
+		double seconds = luaL_checknumber(L, -1);
+
+		if (!(seconds >= 0 && seconds < 1e12))
+			luaL_error(L, "%s: a number of seconds expected", name);
+		ms = (int64_t)ceil(seconds * 1000);
+	}
+	lua_pop(L, 1);
+	return ms;
+}
+
+bool hf_bind_flag(lua_State *L, int index, const char *name)
+{
+	bool flag;
+
+	lua_getfield(L, index, name);
+	flag = lua_toboolean(L, -1);
+	lua_pop(L, 1);
+	return flag;
+}
+
+struct hf_list hf_bind_list(lua_State *L, int index, const char *name)
+{
+	struct hf_list list = {NULL, 0};
+	int table;
+
+	lua_getfield(L, index, name);
+	if (lua_isnil(L, -1))
+		return list;
+	table = lua_gettop(L);
+	luaL_checktype(L, table, LUA_TTABLE);
+	list.count = lua_rawlen(L, table);
+	list.items = lua_newuserdata(L, (list.count + 1) * sizeof *list.items);
+	for (size_t i = 0; i < list.count; i++) {
+		lua_rawgeti(L, table, (int)i + 1);
+		if (lua_type(L, -1) != LUA_TSTRING)
+			luaL_error(L, "%s: a list of strings expected", name);
+		list.items[i] = lua_tostring(L, -1); /* the table has it */
+		lua_pop(L, 1);
+	}
+	return list;
+}
+
+/* ---- functions ---- */
 
 static int l_now(lua_State *L)
 {
@@ -240,8 +324,11 @@ int luaopen_holdfast_core(lua_State *L)
 #if LUA_VERSION_NUM >= 502
 	luaL_checkversion(L);
 #endif
+	hf_bind_lock(L);
+	hf_bind_op(L);
 	lua_newtable(L);
 	hf_bind_functions(L, functions);
+	hf_bind_client(L);
 	lua_pushliteral(L, HF_VERSION);
 	lua_setfield(L, -2, "_VERSION");
 	return 1;

@@ -31,6 +31,21 @@ const char *hf_err_text(enum hf_err code)
 	return "unknown error";
 }
 
+const char *hf_reason_text(enum hf_reason reason)
+{
+	switch (reason) {
+#define HF_CASE(name, text) \
+	case HF_BY_##name: \
+		return text;
+		HF_REASONS(HF_CASE)
+#undef HF_CASE
+	case HF_NO_REASON:
+	case HF_REASON_COUNT:
+		break;
+	}
+	return "";
+}
+
 enum hf_err hf_err_set(struct hf_error *err, enum hf_err code, const char *format, ...)
 {
 	va_list args;

@@ -95,4 +95,179 @@ size_t hf_base64_encode(const void *data, size_t len, char *out);
  * Standard Webhooks libraries do; any other character answers false. */
 bool hf_base64_decode(const char *text, size_t len, unsigned char *out, size_t *out_len);
 
+/* ---- client ------------------------------------------------------------------------------- */
+
+struct hf_client;
+struct hf_lock;
+struct hf_op;
+
+/* A list of strings. items NULL means "not given", which Consul tells from an empty list. */
+struct hf_list {
+	const char **items;
+	size_t count;
+};
+
+/* How a session is made. NULL means absent; name, ttl and lock_delay are always sent. */
+struct hf_session_opts {
+	const char *name;
+	int64_t ttl, lock_delay; /* ms */
+	const char *behavior, *node;
+	struct hf_list checks, service_checks;
+};
+
+struct hf_client_opts {
+	const char *base; /* http://host:port/prefix, no slash at the end */
+	const char *unix_socket; /* or NULL */
+	const char *token, *auth, *datacenter, *ns, *partition;
+	const char *ca_file, *ca_path, *cert_file, *key_file;
+	const char *connect_to; /* "::host:port" to go to when base has another name, or NULL */
+	bool verify;
+	int64_t timeout; /* ms, of a request that is not a long poll */
+	struct hf_session_opts session;
+};
+
+#define HF_REASONS(X) \
+	X(SESSION, "session") \
+	X(KEY, "key") \
+	X(STOLEN, "stolen") \
+	X(DEADLINE, "deadline") \
+	X(RELEASED, "released") \
+	X(CLOSED, "closed") \
+	X(FORKED, "forked")
+
+/* Why a hold ended. */
+enum hf_reason {
+	HF_NO_REASON = 0,
+#define HF_ENUM(name, text) HF_BY_##name,
+	HF_REASONS(HF_ENUM)
+#undef HF_ENUM
+	HF_REASON_COUNT
+};
+
+/* "session" and so on; "" for HF_NO_REASON. */
+const char *hf_reason_text(enum hf_reason reason);
+
+/* Counters since the client was made, except locks_held, sessions and connections: now. */
+struct hf_stats {
+	uint64_t requests, renewals, renew_failures, acquired, released;
+	uint64_t losses[HF_REASON_COUNT];
+	uint64_t locks_held, sessions, connections;
+};
+
+/* Objects alive in this process: what a test looks at to see that nothing leaks. */
+struct hf_counters {
+	long clients, locks, ops, sessions, threads;
+};
+
+/* Makes a client. Opens no socket and starts no thread; the first op does. *out belongs to the
+ * caller (hf_client_drop). */
+enum hf_err hf_client_new(const struct hf_client_opts *opts, struct hf_client **out,
+			  struct hf_error *err);
+/* Ends ops in flight with CLOSED, releases what is held, destroys the client's sessions and joins
+ * its thread, all within about three seconds. With tell false Consul hears nothing of it: what a
+ * crash would do. Idempotent. The only call that waits. */
+enum hf_err hf_client_close(struct hf_client *client, bool tell, struct hf_error *err);
+/* Gives the caller's reference back. Starts a close, but does not wait for it. */
+void hf_client_drop(struct hf_client *client);
+/* Where its Consul is. */
+const char *hf_client_base(const struct hf_client *client);
+enum hf_err hf_client_stats(struct hf_client *client, struct hf_stats *out, struct hf_error *err);
+void hf_counters(struct hf_counters *out);
+
+/* ---- ops ---------------------------------------------------------------------------------- */
+
+/* An HTTP response: the result of hf_request_start. It lives as long as its op. */
+struct hf_response {
+	long status;
+	const char *headers; /* "Name: value" lines, each with its line end */
+	size_t headers_len;
+	const char *body;
+	size_t body_len;
+	bool truncated; /* body was longer than max_body */
+	int64_t elapsed; /* ms */
+};
+
+/* Whether it has finished. Final once true. In a forked child: true. */
+bool hf_op_done(struct hf_op *op);
+/* Waits until it has finished: true; false after timeout ms (< 0: no limit) or a signal, so that
+ * the caller can look at what the signal was for; false with *err filled when it cannot wait. */
+bool hf_op_wait(struct hf_op *op, int64_t timeout, struct hf_error *err);
+/* A descriptor that is readable from the finish on, for ever. The op closes it. -1: see *err. */
+int hf_op_fd(struct hf_op *op, struct hf_error *err);
+/* Its result: HF_OK or a failure. TIMEOUT in *err while it has not finished. */
+enum hf_err hf_op_result(struct hf_op *op, struct hf_error *err);
+/* The response of a request that ended with HF_OK, else NULL. */
+const struct hf_response *hf_op_response(struct hf_op *op);
+/* Asks it to end with CANCELED. It may have succeeded already. */
+void hf_op_cancel(struct hf_op *op);
+/* Gives the caller's reference back, and cancels what has not finished: nobody would know what
+ * came of it. NULL is fine. */
+void hf_op_drop(struct hf_op *op);
+/* Gives the caller's reference back, and lets it go on. */
+void hf_op_leave(struct hf_op *op);
+
+/* ---- requests ----------------------------------------------------------------------------- */
+
+struct hf_request {
+	const char *method, *url;
+	struct hf_list headers; /* "Name: value" */
+	const char *body; /* NULL: none */
+	size_t body_len;
+	int64_t timeout; /* ms, of the whole request; < 0: the client's */
+	size_t max_body; /* of the response; the rest is not read */
+};
+
+/* Starts an HTTP request. With a guard the worker aborts it the moment that lock's hold ends, and
+ * it is refused with NOT_HELD or LOST when it is not held now. *out belongs to the caller. */
+enum hf_err hf_request_start(struct hf_client *client, struct hf_lock *guard,
+			     const struct hf_request *req, struct hf_op **out,
+			     struct hf_error *err);
+
+/* ---- locks -------------------------------------------------------------------------------- */
+
+struct hf_lock_opts {
+	const char *key;
+	const char *value;
+	size_t value_len;
+	const char *session; /* id of one made elsewhere, or NULL */
+	const struct hf_session_opts *session_opts; /* a session of its own, or NULL */
+	bool monitor_key; /* one long poll on this key */
+};
+
+/* Makes a lock object; no network. *out belongs to the caller (hf_lock_drop). */
+enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opts,
+			struct hf_lock **out, struct hf_error *err);
+/* Gives the caller's reference back; what is held gets released in the background. */
+void hf_lock_drop(struct hf_lock *lock);
+/* The client that the lock was made with. */
+struct hf_client *hf_lock_client(struct hf_lock *lock);
+/* Each starts an op with a timeout in ms (< 0: none; 0: one try). *out belongs to the caller.
+ * acquire answers HELD, release NOT_HELD or LOST, destroy HELD at once. */
+enum hf_err hf_lock_acquire(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
+			    struct hf_error *err);
+enum hf_err hf_lock_release(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
+			    struct hf_error *err);
+enum hf_err hf_lock_destroy(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
+			    struct hf_error *err);
+/* Ends an acquire that is in flight with CANCELED. */
+void hf_lock_cancel(struct hf_lock *lock);
+
+/* What a lock says of itself at this moment; the lease deadline is looked at by the call. */
+struct hf_lock_state {
+	bool held;
+	bool lost; /* latched until the next acquire */
+	enum hf_reason reason; /* how the last hold ended; HF_NO_REASON: held, or never was */
+	uint64_t token; /* 0: not held */
+	int64_t remaining; /* ms to the lease deadline; 0 when not held, INT64_MAX: unlimited */
+	char session[64]; /* "" when there is none */
+};
+
+void hf_lock_state(struct hf_lock *lock, struct hf_lock_state *out);
+const char *hf_lock_key(struct hf_lock *lock);
+/* A descriptor that is readable while it is not held (lost, released, or never was). The lock
+ * closes it. -1: see *err. */
+int hf_lock_fd(struct hf_lock *lock, struct hf_error *err);
+/* Waits until it is not held, like hf_op_wait. */
+bool hf_lock_wait(struct hf_lock *lock, int64_t timeout, struct hf_error *err);
+
 #endif

@@ -1,0 +1,331 @@
+#include "http.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MAX_HEADERS (64 * 1024)
+#define KEEPALIVE 15L /* seconds: a long poll across a dead NAT entry must not wait for ever */
+
+/* ---- headers ------------------------------------------------------------------------------ */
+
+bool hf_http_add_header(struct curl_slist **list, const char *line)
+{
+	struct curl_slist *longer = curl_slist_append(*list, line);
+
+	if (longer)
+		*list = longer;
+	return longer != NULL;
+}
+
+void hf_http_free_headers(struct curl_slist *list)
+{
+	curl_slist_free_all(list);
+}
+
+struct curl_slist *hf_http_consul_headers(const struct hf_client_opts *opts)
+{
+	struct curl_slist *list = NULL;
+	struct hf_buf token = {0};
+	bool ok = hf_http_add_header(&list, "Content-Type: application/json") &&
+		  hf_http_add_header(&list, "Expect:");
+
+	if (ok && opts->token) {
+		hf_buf_puts(&token, "X-Consul-Token: ");
+		ok = hf_buf_puts(&token, opts->token) && hf_http_add_header(&list, token.data);
+	}
+	hf_buf_free(&token);
+	if (ok)
+		return list;
+	curl_slist_free_all(list);
+	return NULL;
+}
+
+struct curl_slist *hf_http_connect_to(const struct hf_client_opts *opts)
+{
+	return opts->connect_to ? curl_slist_append(NULL, opts->connect_to) : NULL;
+}
+
+/* ---- callbacks of libcurl ----------------------------------------------------------------- */
+
+/* Sockets must not leak into programs that the process starts, and they are counted. */
+static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	struct hf_http *http = arg;
+	int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+
+	(void)purpose;
+	if (fd < 0)
+		return CURL_SOCKET_BAD;
+	atomic_fetch_add(http->connections, 1);
+	return fd;
+}
+
+/* arg is the gauge itself: a connection outlives the request that opened it. */
+static int close_socket(void *arg, curl_socket_t fd)
+{
+	atomic_long *connections = arg;
+
+	atomic_fetch_sub(connections, 1);
+	return close(fd);
+}
+
+static size_t take_body(char *data, size_t size, size_t count, void *arg)
+{
+	struct hf_http *http = arg;
+	size_t len = size * count;
+	size_t room = http->max_body - http->reply.len;
+
+	http->truncated = len > room;
+	if (http->truncated)
+		len = room;
+	return hf_buf_add(&http->reply, data, len) && !http->truncated ? size * count : 0;
+}
+
+static size_t take_header(char *data, size_t size, size_t count, void *arg)
+{
+	struct hf_http *http = arg;
+	size_t len = size * count;
+
+	/* Only the last response counts: 100 Continue and the like come before it. */
+	if (len > 5 && !memcmp(data, "HTTP/", 5)) {
+		hf_buf_reset(&http->reply_headers);
+		return len;
+	}
+	if (http->reply_headers.len + len > MAX_HEADERS)
+		return 0;
+	return hf_buf_add(&http->reply_headers, data, len) ? len : 0;
+}
+
+/* ---- the request -------------------------------------------------------------------------- */
+
+/* Remembers the first option that libcurl refuses. */
+#define SET(option, value) \
+	do { \
+		if (!result) \
+			result = curl_easy_setopt(easy, CURLOPT_##option, value); \
+	} while (0)
+
+static CURLcode set_common(struct hf_http *http, CURL *easy)
+{
+	CURLcode result = CURLE_OK;
+
+	SET(NOSIGNAL, 1L);
+	SET(QUICK_EXIT, 1L); /* a resolver thread that hangs must not hang the worker */
+	SET(PROTOCOLS_STR, "http,https");
+	SET(FOLLOWLOCATION, 0L);
+	SET(NOPROGRESS, 1L);
+	SET(ERRORBUFFER, http->detail);
+	SET(PRIVATE, http);
+	SET(OPENSOCKETFUNCTION, open_socket);
+	SET(OPENSOCKETDATA, http);
+	SET(CLOSESOCKETFUNCTION, close_socket);
+	SET(CLOSESOCKETDATA, http->connections);
+	SET(WRITEFUNCTION, take_body);
+	SET(WRITEDATA, http);
+	SET(HEADERFUNCTION, take_header);
+	SET(HEADERDATA, http);
+	SET(TCP_KEEPALIVE, 1L);
+	SET(TCP_KEEPIDLE, KEEPALIVE);
+	SET(TCP_KEEPINTVL, KEEPALIVE);
+	SET(TIMEOUT_MS, (long)http->timeout);
+	SET(CONNECTTIMEOUT_MS, (long)http->timeout);
+	SET(FRESH_CONNECT, (long)http->fresh);
+	SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	return result;
+}
+
+static CURLcode set_consul(CURL *easy, const struct hf_http_context *context)
+{
+	const struct hf_client_opts *opts = context->opts;
+	CURLcode result = CURLE_OK;
+
+	SET(PROXY, ""); /* what http_proxy names rarely knows the way to an agent on this host */
+	SET(HTTPHEADER, context->headers);
+	SET(CONNECT_TO, context->connect_to);
+	SET(UNIX_SOCKET_PATH, opts->unix_socket);
+	SET(USERPWD, opts->auth);
+	if (opts->ca_file)
+		SET(CAINFO, opts->ca_file);
+	if (opts->ca_path)
+		SET(CAPATH, opts->ca_path);
+	SET(SSLCERT, opts->cert_file);
+	SET(SSLKEY, opts->key_file);
+	SET(SSL_VERIFYPEER, (long)opts->verify);
+	SET(SSL_VERIFYHOST, opts->verify ? 2L : 0L);
+	return result;
+}
+
+static CURLcode set_method(struct hf_http *http, CURL *easy)
+{
+	bool write = !strcmp(http->method, "POST") || !strcmp(http->method, "PUT");
+	CURLcode result = CURLE_OK;
+
+	SET(URL, hf_buf_text(&http->url));
+	if (!strcmp(http->method, "HEAD")) {
+		SET(NOBODY, 1L);
+		return result;
+	}
+	if (http->has_body || write) {
+		SET(POSTFIELDSIZE_LARGE, (curl_off_t)http->body.len);
+		SET(POSTFIELDS, hf_buf_text(&http->body));
+	}
+	SET(CUSTOMREQUEST, http->method);
+	return result;
+}
+
+enum hf_err hf_http_start(struct hf_http *http, CURL *easy, const struct hf_http_context *context)
+{
+	CURLcode result = CURLE_OK;
+
+	http->easy = easy;
+	http->connections = context->connections;
+	http->sent = hf_now();
+	if (http->url.failed || http->body.failed) {
+		hf_http_done(http, CURLE_OUT_OF_MEMORY);
+		return http->error;
+	}
+	curl_easy_reset(easy);
+	result = set_common(http, easy);
+	if (!result && http->lane == HF_USER)
+		SET(HTTPHEADER, http->headers);
+	else if (!result)
+		result = set_consul(easy, context);
+	if (!result)
+		result = set_method(http, easy);
+	if (result)
+		hf_http_done(http, result);
+	return result ? http->error : HF_OK;
+}
+
+/* ---- the reply ---------------------------------------------------------------------------- */
+
+static enum hf_err error_of(CURLcode result)
+{
+	switch (result) {
+	case CURLE_OK:
+		return HF_OK;
+	case CURLE_OUT_OF_MEMORY:
+	case CURLE_FAILED_INIT:
+		return HF_NOMEM;
+	case CURLE_OPERATION_TIMEDOUT:
+		return HF_TIMEOUT;
+	case CURLE_UNSUPPORTED_PROTOCOL:
+	case CURLE_URL_MALFORMAT:
+	case CURLE_BAD_FUNCTION_ARGUMENT:
+		return HF_INVALID;
+	case CURLE_SSL_CONNECT_ERROR:
+	case CURLE_PEER_FAILED_VERIFICATION:
+	case CURLE_SSL_CERTPROBLEM:
+	case CURLE_SSL_CIPHER:
+	case CURLE_SSL_CACERT_BADFILE:
+	case CURLE_SSL_ISSUER_ERROR:
+	case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
+		return HF_TLS;
+	case CURLE_WEIRD_SERVER_REPLY:
+	case CURLE_WRITE_ERROR:
+	case CURLE_BAD_CONTENT_ENCODING:
+		return HF_PROTOCOL;
+	default:
+		return HF_CONNECT;
+	}
+}
+
+static bool maybe_sent(CURLcode result)
+{
+	return result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST &&
+	       error_of(result) != HF_TLS && error_of(result) != HF_INVALID &&
+	       error_of(result) != HF_NOMEM;
+}
+
+/* X-Consul-Index, 0 when there is none or it is no number. */
+static uint64_t find_index(const char *headers)
+{
+	static const char name[] = "x-consul-index:";
+	const char *line = headers;
+
+	while (line && *line) {
+		if (!strncasecmp(line, name, sizeof name - 1)) {
+			for (line += sizeof name - 1; *line == ' '; line++)
+				;
+			return isdigit((unsigned char)*line) ? strtoull(line, NULL, 10) : 0;
+		}
+		line = strchr(line, '\n');
+		line = line ? line + 1 : NULL;
+	}
+	return 0;
+}
+
+static void describe(struct hf_http *http, CURLcode result)
+{
+	const char *why = http->detail[0] ? http->detail : curl_easy_strerror(result);
+	struct hf_error text;
+
+	hf_err_set(&text, http->error, "%s", why);
+	memcpy(http->message, text.message, sizeof http->message - 1);
+	http->message[sizeof http->message - 1] = '\0';
+}
+
+void hf_http_done(struct hf_http *http, CURLcode result)
+{
+	bool no_memory = http->reply.failed || http->reply_headers.failed;
+
+	http->elapsed = hf_now() - http->sent;
+	if (no_memory)
+		result = CURLE_OUT_OF_MEMORY;
+	else if (result == CURLE_WRITE_ERROR && http->truncated && http->lane == HF_USER)
+		result = CURLE_OK;
+	http->error = error_of(result);
+	if (http->error) {
+		http->maybe_sent = no_memory || maybe_sent(result);
+		describe(http, result);
+	} else {
+		curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &http->status);
+		http->index = find_index(hf_buf_text(&http->reply_headers));
+	}
+	http->easy = NULL;
+}
+
+void *hf_http_owner(CURL *easy)
+{
+	char *owner = NULL;
+
+	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &owner);
+	return owner;
+}
+
+void hf_http_reset(struct hf_http *http)
+{
+	hf_buf_reset(&http->url);
+	hf_buf_reset(&http->body);
+	hf_buf_reset(&http->reply);
+	hf_buf_reset(&http->reply_headers);
+	http->has_body = http->fresh = http->truncated = http->maybe_sent = false;
+	http->error = HF_OK;
+	http->status = 0;
+	http->index = 0;
+	http->message[0] = http->detail[0] = '\0';
+}
+
+void hf_http_free(struct hf_http *http)
+{
+	hf_buf_free(&http->url);
+	hf_buf_free(&http->body);
+	hf_buf_free(&http->reply);
+	hf_buf_free(&http->reply_headers);
+	curl_slist_free_all(http->headers);
+	http->headers = NULL;
+}
+
+CURL *hf_http_new_easy(void)
+{
+	return curl_easy_init();
+}
+
+void hf_http_free_easy(CURL *easy)
+{
+	curl_easy_cleanup(easy);
+}
