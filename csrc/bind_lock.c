@@ -178,7 +178,9 @@ static int l_tostring(lua_State *L)
 	}
 	hf_lock_state(*slot, &state);
 	lua_pushfstring(L, "%s: %s (%s)", HF_LOCK_CLASS, hf_lock_key(*slot),
-			state.held ? "held" : state.lost ? "lost" : "not held");
+			state.held   ? "held"
+			: state.lost ? "lost"
+				     : "not held");
 	return 1;
 }
 

@@ -92,12 +92,8 @@ void hf_bind_op(lua_State *L)
 		{NULL, NULL},
 	};
 	static const luaL_Reg methods[] = {
-		{"wait", l_wait},
-		{"pollfd", l_pollfd},
-		{"done", l_done},
-		{"result", l_result},
-		{"cancel", l_cancel},
-		{NULL, NULL},
+		{"wait", l_wait},     {"pollfd", l_pollfd}, {"done", l_done},
+		{"result", l_result}, {"cancel", l_cancel}, {NULL, NULL},
 	};
 
 	hf_bind_class(L, HF_OP_CLASS, meta, methods);

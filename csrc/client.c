@@ -67,24 +67,6 @@ void hf_client_unref(struct hf_client *client)
 	hf_process_count(HF_CLIENTS, -1);
 }
 
-void hf_client_wake_locked(struct hf_client *client)
-{
-	if (client->multi)
-		curl_multi_wakeup(client->multi);
-}
-
-/* Starts the worker if it does not run yet. */
-static bool start_locked(struct hf_client *client)
-{
-	if (client->thread)
-		return true;
-	if (!client->multi)
-		client->multi = curl_multi_init();
-	if (client->multi)
-		client->thread = hf_process_start(client);
-	return client->thread != NULL;
-}
-
 enum hf_err hf_client_closed_locked(struct hf_client *client, struct hf_error *err)
 {
 	if (!client->closing)
@@ -97,12 +79,12 @@ enum hf_err hf_client_submit_locked(struct hf_client *client, struct hf_op *op,
 {
 	if (hf_client_closed_locked(client, err))
 		return err->code;
-	if (!start_locked(client))
+	if (!client->thread && !hf_worker_start_locked(client))
 		return hf_err_set(err, HF_NOMEM, "the client's thread could not be started");
 	atomic_fetch_add(&op->refs, 1);
 	*client->inbox_end = op;
 	client->inbox_end = &op->inbox_next;
-	hf_client_wake_locked(client);
+	hf_worker_wake_locked(client);
 	return HF_OK;
 }
 
@@ -115,11 +97,7 @@ void hf_client_shut(struct hf_client *client, bool tell, int64_t limit)
 		client->close_by = close_by;
 	client->closing = true;
 	client->abandoned |= !tell;
-	hf_client_wake_locked(client);
-	if (!client->thread && client->multi) { /* made, but no thread was to be had */
-		curl_multi_cleanup(client->multi);
-		client->multi = NULL;
-	}
+	hf_worker_wake_locked(client);
 	pthread_mutex_unlock(&client->mutex);
 }
 

@@ -368,8 +368,8 @@ enum hf_verdict hf_consul_read_key(const struct hf_http *http, const struct hf_c
 	return verdict;
 }
 
-enum hf_verdict hf_consul_read_delete(const struct hf_http *http,
-				      const struct hf_client_opts *opts, struct hf_error *err)
+enum hf_verdict hf_consul_read_delete(const struct hf_http *http, const struct hf_client_opts *opts,
+				      struct hf_error *err)
 {
 	enum hf_verdict verdict = common(http, opts, err);
 
@@ -407,7 +407,8 @@ static enum hf_verdict refusal(const char *what, struct hf_error *err)
 		hf_err_set(err, table[i].code, "%s", what);
 		return table[i].verdict;
 	}
-	hf_err_set(err, HF_HTTP, "the transaction was refused: %s", what ? what : "no reason given");
+	hf_err_set(err, HF_HTTP, "the transaction was refused: %s",
+		   what ? what : "no reason given");
 	return HF_V_FINAL;
 }
 
@@ -463,9 +464,8 @@ static bool parse_audit(const struct cJSON *json, size_t count, enum hf_verdict 
 	return true;
 }
 
-enum hf_verdict hf_consul_read_audit(const struct hf_http *http,
-				     const struct hf_client_opts *opts, size_t count,
-				     enum hf_verdict *verdicts, struct hf_error *err)
+enum hf_verdict hf_consul_read_audit(const struct hf_http *http, const struct hf_client_opts *opts,
+				     size_t count, enum hf_verdict *verdicts, struct hf_error *err)
 {
 	enum hf_verdict verdict = common(http, opts, err);
 	struct cJSON *json;

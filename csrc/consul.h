@@ -71,15 +71,14 @@ enum hf_verdict hf_consul_read_info(const struct hf_http *http, const struct hf_
 enum hf_verdict hf_consul_read_key(const struct hf_http *http, const struct hf_client_opts *opts,
 				   struct hf_kv *kv, struct hf_error *err);
 /* HF_V_NOT_OURS: it had changed, and was not deleted. */
-enum hf_verdict hf_consul_read_delete(const struct hf_http *http,
-				      const struct hf_client_opts *opts, struct hf_error *err);
+enum hf_verdict hf_consul_read_delete(const struct hf_http *http, const struct hf_client_opts *opts,
+				      struct hf_error *err);
 /* *token gets the raft index of the write that took the lock. */
 enum hf_verdict hf_consul_read_lock(const struct hf_http *http, const struct hf_client_opts *opts,
 				    uint64_t *token, struct hf_error *err);
 /* verdicts[i] says what became of operation i of count: OK, ABSENT, NOT_OURS or FINAL. Answers
  * HF_V_OK when the verdicts count, HF_V_AGAIN or HF_V_FINAL when there is no answer. */
-enum hf_verdict hf_consul_read_audit(const struct hf_http *http,
-				     const struct hf_client_opts *opts, size_t count,
-				     enum hf_verdict *verdicts, struct hf_error *err);
+enum hf_verdict hf_consul_read_audit(const struct hf_http *http, const struct hf_client_opts *opts,
+				     size_t count, enum hf_verdict *verdicts, struct hf_error *err);
 
 #endif

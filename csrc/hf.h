@@ -84,8 +84,8 @@ bool hf_hmac_sha256(const void *key, size_t key_len, const void *data, size_t le
 		    unsigned char out[HF_HMAC_LEN]);
 bool hf_ed25519_sign(const unsigned char seed[HF_ED25519_SEED_LEN], const void *data, size_t len,
 		     unsigned char out[HF_ED25519_SIGNATURE_LEN]);
-bool hf_ed25519_verify(const unsigned char pub[HF_ED25519_PUBLIC_LEN], const void *data,
-		       size_t len, const unsigned char sig[HF_ED25519_SIGNATURE_LEN]);
+bool hf_ed25519_verify(const unsigned char pub[HF_ED25519_PUBLIC_LEN], const void *data, size_t len,
+		       const unsigned char sig[HF_ED25519_SIGNATURE_LEN]);
 /* Compares in a time that depends on len only. */
 bool hf_equal(const void *a, const void *b, size_t len);
 /* Standard alphabet. out holds HF_BASE64_ENCODED(len) bytes, no NUL; answers the length. */
@@ -141,7 +141,7 @@ enum hf_reason {
 #define HF_ENUM(name, text) HF_BY_##name,
 	HF_REASONS(HF_ENUM)
 #undef HF_ENUM
-	HF_REASON_COUNT
+		HF_REASON_COUNT
 };
 
 /* "session" and so on; "" for HF_NO_REASON. */

@@ -49,9 +49,9 @@ struct hf_kind {
 	/* It is to end early because of why (CANCELED, CLOSED, LOST, or TIMEOUT at its deadline).
 	 * NULL: drop the request in flight and answer why. */
 	enum hf_step (*cancel)(struct hf_op *op, enum hf_err why);
-	/* Frees what the kind put into the op, and the op's memory is next. May be NULL. Any
+	/* Frees what the kind put into the op; the op's own memory is next. May be NULL. Any
 	 * thread. */
-	void (*free)(struct hf_op *op);
+	void (*cleanup)(struct hf_op *op);
 };
 
 enum hf_op_state { HF_NEW, HF_WAITING, HF_SENDING, HF_SLEEPING, HF_RETIRED };
@@ -147,9 +147,10 @@ void hf_client_shut(struct hf_client *client, bool tell, int64_t limit);
  * worker. CLOSED after close; NOMEM when no thread can be had. */
 enum hf_err hf_client_submit_locked(struct hf_client *client, struct hf_op *op,
 				    struct hf_error *err);
+/* Starts the worker. False when there is no memory or thread for it. */
+bool hf_worker_start_locked(struct hf_client *client);
 /* Makes the worker look at what has changed. */
-void hf_client_wake_locked(struct hf_client *client);
-
+void hf_worker_wake_locked(struct hf_client *client);
 /* The worker thread's life: runs until the client is closing and its ops have ended. */
 void hf_worker_run(struct hf_client *client);
 /* worker: begins an op from the worker itself. Takes over the caller's reference. */

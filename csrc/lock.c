@@ -231,7 +231,7 @@ static void end_hold_locked(struct hf_lock *lock, enum hf_reason reason)
 	if (lock->lost)
 		client->stats.losses[reason]++;
 	client->sweep = true;
-	hf_client_wake_locked(client);
+	hf_worker_wake_locked(client);
 }
 
 void hf_lock_end_locked(struct hf_lock *lock, enum hf_reason reason)
@@ -610,8 +610,8 @@ static enum hf_step undone(struct acquire *a)
 {
 	struct hf_error err;
 	uint64_t ignored;
-	enum hf_verdict verdict =
-		hf_consul_read_lock(&a->op.http, &a->op.client->opts, &ignored, &err);
+	enum hf_verdict verdict = hf_consul_read_lock(&a->op.http, &a->op.client->opts, &ignored,
+						      &err);
 	bool unsure = hf_now() < a->unsure_until;
 
 	if (verdict != HF_V_AGAIN && !(verdict == HF_V_NOT_OURS && unsure))
@@ -713,8 +713,7 @@ static bool somebody_elses(const struct acquire *a, const struct hf_kv *kv)
 static enum hf_step read_key(struct acquire *a, struct hf_kv *kv)
 {
 	struct hf_error err;
-	enum hf_verdict verdict =
-		hf_consul_read_key(&a->op.http, &a->op.client->opts, kv, &err);
+	enum hf_verdict verdict = hf_consul_read_key(&a->op.http, &a->op.client->opts, kv, &err);
 
 	if (verdict == HF_V_AGAIN)
 		return retry(a, &err, a->phase == CHECK ? AGAIN : LOOK);
@@ -794,8 +793,8 @@ static enum hf_step tried(struct acquire *a)
 {
 	struct hf_error err;
 	uint64_t token = 0;
-	enum hf_verdict verdict =
-		hf_consul_read_lock(&a->op.http, &a->op.client->opts, &token, &err);
+	enum hf_verdict verdict = hf_consul_read_lock(&a->op.http, &a->op.client->opts, &token,
+						      &err);
 
 	if (verdict == HF_V_OK)
 		return a->why ? undo(a) : won(a, token);
@@ -973,8 +972,7 @@ static enum hf_step destroy_read(struct destroy *d)
 {
 	struct hf_error err;
 	struct hf_kv kv;
-	enum hf_verdict verdict =
-		hf_consul_read_key(&d->op.http, &d->op.client->opts, &kv, &err);
+	enum hf_verdict verdict = hf_consul_read_key(&d->op.http, &d->op.client->opts, &kv, &err);
 
 	if (verdict != HF_V_OK)
 		return destroy_trouble(d, verdict, &err);

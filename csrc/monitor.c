@@ -253,8 +253,7 @@ static enum hf_step key_reply(struct key_watch *w)
 	struct suspect suspect = {w->op.guard, w->op.guard_hold};
 	struct hf_error err;
 	struct hf_kv kv;
-	enum hf_verdict verdict =
-		hf_consul_read_key(&w->op.http, &w->op.client->opts, &kv, &err);
+	enum hf_verdict verdict = hf_consul_read_key(&w->op.http, &w->op.client->opts, &kv, &err);
 
 	if (verdict != HF_V_OK) {
 		w->poll.index = 0;

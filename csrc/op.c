@@ -31,8 +31,8 @@ void hf_op_unref(struct hf_op *op)
 
 	if (!op || atomic_fetch_sub(&op->refs, 1) > 1)
 		return;
-	if (op->kind->free)
-		op->kind->free(op);
+	if (op->kind->cleanup)
+		op->kind->cleanup(op);
 	hf_http_free(&op->http);
 	if (op->fd >= 0)
 		close(op->fd);
@@ -71,7 +71,7 @@ void hf_op_stop_locked(struct hf_op *op, enum hf_err why)
 	if (!op->stop)
 		op->stop = why;
 	op->client->sweep = true;
-	hf_client_wake_locked(op->client);
+	hf_worker_wake_locked(op->client);
 }
 
 /* ---- for the caller ----------------------------------------------------------------------- */

@@ -66,8 +66,7 @@ static bool add_headers(struct hf_http *http, const struct hf_list *headers)
 	       hf_http_add_header(&http->headers, "Expect:");
 }
 
-static bool fill(struct request *r, const struct hf_client_opts *opts,
-		 const struct hf_request *req)
+static bool fill(struct request *r, const struct hf_client_opts *opts, const struct hf_request *req)
 {
 	struct hf_http *http = &r->op.http;
 
@@ -94,8 +93,7 @@ static enum hf_err guard_locked(struct request *r, struct hf_lock *guard, struct
 }
 
 enum hf_err hf_request_start(struct hf_client *client, struct hf_lock *guard,
-			     const struct hf_request *req, struct hf_op **out,
-			     struct hf_error *err)
+			     const struct hf_request *req, struct hf_op **out, struct hf_error *err)
 {
 	struct request *r;
 

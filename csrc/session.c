@@ -105,7 +105,7 @@ static void expire_locked(struct hf_session *session, enum hf_reason reason)
 		hf_lock_end_locked(session->holds, reason);
 	/* The keeper has work to do now. */
 	session->client->sweep = true;
-	hf_client_wake_locked(session->client);
+	hf_worker_wake_locked(session->client);
 }
 
 bool hf_session_alive_locked(struct hf_session *session)

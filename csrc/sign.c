@@ -39,8 +39,8 @@ bool hf_ed25519_sign(const unsigned char seed[HF_ED25519_SEED_LEN], const void *
 	return ok;
 }
 
-bool hf_ed25519_verify(const unsigned char pub[HF_ED25519_PUBLIC_LEN], const void *data,
-		       size_t len, const unsigned char sig[HF_ED25519_SIGNATURE_LEN])
+bool hf_ed25519_verify(const unsigned char pub[HF_ED25519_PUBLIC_LEN], const void *data, size_t len,
+		       const unsigned char sig[HF_ED25519_SIGNATURE_LEN])
 {
 	EVP_PKEY *key = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, pub,
 						    HF_ED25519_PUBLIC_LEN);

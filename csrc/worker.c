@@ -1,5 +1,4 @@
-/* worker.c: the thread of a client. The only file that uses curl_multi_* (a client makes its
- * multi handle, so that it can wake the worker).
+/* worker.c: the thread of a client. The only file that uses curl_multi_*.
  *
  * One turn: take what others left under the mutex, step the ops whose time has come, begin
  * requests, let libcurl work, step the ops whose requests are done, sleep until something is due.
@@ -62,8 +61,8 @@ static void end_transfer(struct hf_client *client, struct hf_op *op, CURL *easy)
 /* Answers false, with the error in op->http, when the request cannot begin. */
 static bool begin_transfer(struct hf_client *client, struct hf_op *op)
 {
-	const struct hf_http_context context = {&client->opts, client->headers,
-						client->connect_to, &client->connections};
+	const struct hf_http_context context = {&client->opts, client->headers, client->connect_to,
+						&client->connections};
 	CURL *easy = take_easy(client);
 
 	if (!easy) {
@@ -331,6 +330,25 @@ static void end(struct hf_client *client)
 	client->multi = NULL;
 	client->thread = NULL;
 	pthread_mutex_unlock(&client->mutex);
+}
+
+bool hf_worker_start_locked(struct hf_client *client)
+{
+	client->multi = curl_multi_init();
+	if (!client->multi)
+		return false;
+	client->thread = hf_process_start(client);
+	if (client->thread)
+		return true;
+	curl_multi_cleanup(client->multi);
+	client->multi = NULL;
+	return false;
+}
+
+void hf_worker_wake_locked(struct hf_client *client)
+{
+	if (client->multi)
+		curl_multi_wakeup(client->multi);
 }
 
 void hf_worker_run(struct hf_client *client)

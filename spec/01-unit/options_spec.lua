@@ -70,7 +70,8 @@ describe("options.client", function()
     local before = copy(given)
     local settings = client(given, {}, { ["/ca"] = "x", ["/cas"] = "a directory", ["/cert"] = "x", ["/key"] = "x" })
     assert.are.same({
-      base = "https://s.example:8501/base", connect_to = "::consul.example:8501", token = "t", auth = "me:secret", datacenter = "dc1",
+      base = "https://s.example:8501/base", connect_to = "::consul.example:8501",
+      token = "t", auth = "me:secret", datacenter = "dc1",
       namespace = "ns", partition = "p", timeout = 1.5, ca_file = "/ca", ca_path = "/cas", cert_file = "/cert",
       key_file = "/key", verify = false,
       session = { name = "n", ttl = 20, lock_delay = 60, behavior = "delete", node = "node-1",
@@ -357,7 +358,8 @@ describe("options.client", function()
     end)
 
     it("takes the port off a server name, and refuses what is no name", function()
-      assert.are.equal("https://a.example:443", client({ address = "h", tls = { server_name = "a.example:8501" } }).base)
+      assert.are.equal("https://a.example:443",
+        client({ address = "h", tls = { server_name = "a.example:8501" } }).base)
       assert.are.equal("https://a.example:8501",
         client({}, { CONSUL_HTTP_SSL = "1", CONSUL_HTTP_ADDR = "h:8501", CONSUL_TLS_SERVER_NAME = "a.example:1" }).base)
       assert.are.equal("https://[::1]:443", client({ address = "h", tls = { server_name = "[::1]:8501" } }).base)
