@@ -4,6 +4,7 @@
 #   build/5.4, 5.1/     the bindings and holdfast/core.so for one Lua ABI (5.1 is LuaJIT's too)
 #   build/core-test/    the core with failing allocations (-DHF_TEST_ALLOC), for
 #   build/c/            the C tests
+#   build/bench/        what benchmarks compare with
 #   build/asan, tsan/   the same tree once more with a sanitizer
 #   build/consul/       a Consul binary, if this system has none
 
@@ -82,8 +83,8 @@ layers: deps ## who may include, require and call what
 	@.ci/layers
 
 bench: deps ## microseconds per lock+unlock beside plain libcurl
-	@$(MAKE) ABIS=5.4 all
-	@$(call with_consul,bench/cycle)
+	@$(MAKE) ABIS=5.4 all $(O)/bench/cycle
+	@$(call with_consul,env $(LUA_ENV) bench/cycle)
 
 install: $(O)/$(firstword $(ABIS))/holdfast/core.so ## into PREFIX for Lua 5.4 (for 5.1: ABIS=5.1)
 	install -D -m 755 $< $(DESTDIR)$(PREFIX)/lib/lua/$(firstword $(ABIS))/holdfast/core.so
@@ -103,6 +104,7 @@ deps: ## installs missing Debian packages, or says which
 
 .PHONY: help all demo test asan tsan valgrind lint layers bench install clean consul deps ctests FORCE
 
+LUA_ENV = LUA_PATH="./lua/?.lua;./lua/?/init.lua;;" LUA_CPATH="./build/5.4/?.so;;"
 with_consul = consul=$$(.ci/consul) && CONSUL=$$consul spec/support/with_consul $(1)
 run_specs = $(call with_consul,env SUITE="$(SUITE)" LUA="$(LUA)" spec/run $(1))
 
@@ -123,6 +125,10 @@ $(O)/c/%: spec/c/%.c $(CORE_TEST) $(O)/flags
 	@mkdir -p $(@D)
 	$(call say,LD)$(COMPILE) -MT $@ -MF $@.d -DHF_TEST_ALLOC -Icsrc -o $@ $< $(CORE_TEST) \
 		$(LDFLAGS) $(LIBS)
+
+$(O)/bench/%: bench/%.c $(O)/flags
+	@mkdir -p $(@D)
+	$(call say,LD)$(COMPILE) -o $@ $< $(LDFLAGS) -lcurl
 
 $(O)/unpreload.so: .ci/unpreload.c
 	$(call say,LD)$(CC) -shared -fPIC -o $@ $<
