@@ -1,0 +1,289 @@
+-- lock:lock when the way to Consul, or the caller's patience, breaks in the middle of it.
+local socket = require("socket")
+local consul = require("spec.support.consul")
+local fake = require("spec.support.fake")
+local helper = require("spec.helper")
+
+local result = fake.result
+
+-- A request on a kept connection that breaks is sent again by libcurl itself. The second break reaches the core.
+local BROKEN = 2
+
+local function holder_of(key)
+  return (consul.kv.get(key) or {}).Session
+end
+
+local function is_free(key)
+  return function() return not holder_of(key), tostring(holder_of(key)) .. " holds it" end
+end
+
+local function sessions_named(name)
+  local ids = {}
+  for _, session in ipairs(consul.session.list()) do
+    if session.Name == name then ids[#ids + 1] = session.ID end
+  end
+  return ids
+end
+
+local function seconds_of(fn, ...)
+  local start = socket.gettime()
+  fn(...)
+  return socket.gettime() - start
+end
+
+describe("a lock through a proxy", function()
+  local proxy, client, key, lock, name
+  before_each(function()
+    proxy = helper.proxy()
+    key = helper.unique_key()
+    name = key:gsub("/", "-")
+    client = helper.client({ address = proxy:address(), timeout = 2, session = { name = name } })
+    lock = assert(client:lock(key))
+  end)
+  after_each(function()
+    proxy:clear()
+    helper.finish()
+    for _, id in ipairs(sessions_named(name)) do consul.session.destroy(id) end
+  end)
+
+  -- Starts to lock, and answers the op once the transaction is on its way.
+  local function lock_in_flight(seconds)
+    local op = assert(lock:start_lock(seconds))
+    assert(proxy:wait_for(fake.TXN, 1, helper.seconds(5)))
+    return op
+  end
+
+  it("is taken once, and has one token, though the reply to the transaction was lost", function()
+    proxy:rule({ match = fake.TXN, times = BROKEN, action = "pass_then_close" })
+    assert(lock:lock(10))
+    local pair = consul.kv.get(key)
+    assert.are.equal(lock:session(), pair.Session)
+    assert.are.equal(pair.ModifyIndex, lock:token())
+    assert.are.equal(1, pair.LockIndex)
+    assert.are.same({ "lock", "lock", "lock" }, fake.verbs(proxy))
+    assert.is_true(lock:held())
+    assert(lock:unlock(5))
+    assert.is_nil(holder_of(key))
+  end)
+
+  it("is given back on the server when the reply was lost and there was to be one try only", function()
+    proxy:rule({ match = fake.TXN, times = BROKEN, action = "pass_then_close" })
+    local ok, message, code = lock:lock(0)
+    assert.are.same({ nil, "CONNECT" }, { ok, code })
+    assert.matches(key, message, 1, true)
+    assert.is_false(lock:held())
+    helper.eventually(is_free(key), 2)
+    assert(lock:lock(10))
+  end)
+
+  it("can be tried once more after a try whose transaction never arrived", function()
+    proxy:rule({ match = fake.TXN, times = BROKEN, action = "close" })
+    assert.are.equal("CONNECT", select(3, lock:lock(0)))
+    assert(lock:lock(helper.seconds(15)))
+    assert.are.equal(lock:session(), holder_of(key))
+  end)
+
+  it("leaves no session behind when the client closes after a try whose transaction never arrived", function()
+    proxy:rule({ match = fake.TXN, times = BROKEN, action = "close" })
+    assert.are.equal("CONNECT", select(3, lock:lock(0)))
+    client:close()
+    assert.are.same({}, sessions_named(name))
+  end)
+
+  it("answers CANCELED when it has been given back, if that is soon", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 0.2 })
+    local op = lock_in_flight()
+    lock:cancel()
+    assert.are.equal("CANCELED", select(3, result(op)))
+    assert.are.same({ "lock", "unlock" }, fake.verbs(proxy))
+    assert.is_nil(holder_of(key))
+  end)
+
+  it("answers CANCELED within a second, and is given back when a late reply comes", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 1.5 })
+    local op = lock_in_flight()
+    assert.is_true(seconds_of(function()
+      lock:cancel()
+      assert.are.equal("CANCELED", select(3, result(op)))
+    end) < helper.seconds(1))
+    assert.is_false(lock:held())
+    assert(proxy:wait_for(fake.TXN, 2, helper.seconds(5), "answered"))
+    assert.are.same({ "lock", "unlock" }, fake.verbs(proxy))
+    assert.is_nil(holder_of(key))
+  end)
+
+  it("is given back after a cancel though the server never says that it was taken", function()
+    proxy:rule({ match = fake.TXN, times = 1, action = "pass_then_stall" })
+    local op = lock_in_flight()
+    lock:cancel()
+    assert.are.equal("CANCELED", select(3, result(op)))
+    helper.eventually(function() return holder_of(key) end)
+    helper.eventually(is_free(key), 5)
+  end)
+
+  it("answers TIMEOUT within a second of its time, and is given back when a late reply comes", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 1.5 })
+    local op = lock_in_flight(0.3)
+    assert.is_true(seconds_of(function()
+      assert.are.equal("TIMEOUT", select(3, result(op)))
+    end) < helper.seconds(1.3))
+    assert(proxy:wait_for(fake.TXN, 2, helper.seconds(5), "answered"))
+    assert.are.same({ "lock", "unlock" }, fake.verbs(proxy))
+    assert.is_nil(holder_of(key))
+  end)
+
+  it("can be taken by the same object while a given-up try is still being undone", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 1.5 })
+    assert.are.equal("TIMEOUT", select(3, lock:lock(0.1)))
+    assert(lock:lock(helper.seconds(10)))
+    assert.are.same({ "lock", "unlock", "lock" }, fake.verbs(proxy))
+    assert.are.equal(lock:session(), holder_of(key))
+  end)
+
+  it("is given back when the op is dropped in mid-flight", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 0.3 })
+    lock_in_flight()
+    collectgarbage()
+    collectgarbage()
+    assert(proxy:wait_for(fake.TXN, 2, helper.seconds(5), "answered"))
+    assert.are.same({ "lock", "unlock" }, fake.verbs(proxy))
+    assert.is_nil(holder_of(key))
+    assert(lock:lock(5))
+  end)
+
+  it("answers CLOSED when the client closes, and is given back if the reply comes in time", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 1 })
+    local op = lock_in_flight()
+    assert.is_true(seconds_of(client.close, client) < helper.seconds(3.5))
+    assert.are.equal("CLOSED", select(3, result(op)))
+    assert.is_nil(holder_of(key))
+    assert.are.same({}, sessions_named(name))
+  end)
+
+  it("answers CLOSED in bounded time when the client closes and the reply never comes", function()
+    proxy:rule({ match = fake.TXN, times = 1, action = "pass_then_stall" })
+    local op = lock_in_flight()
+    assert.is_true(seconds_of(client.close, client) < helper.seconds(3.5))
+    assert.are.equal("CLOSED", select(3, result(op)))
+    assert.are.same({}, sessions_named(name))
+    assert.is_nil(holder_of(key))
+  end)
+
+  it("leaves no session behind when the client closes while one is being made slowly", function()
+    proxy:rule({ match = fake.CREATE, delay = 1 })
+    local op = assert(lock:start_lock())
+    assert(proxy:wait_for(fake.CREATE, 1, helper.seconds(5)))
+    assert.is_true(seconds_of(client.close, client) < helper.seconds(3.5))
+    assert.are.equal("CLOSED", select(3, result(op)))
+    assert(proxy:wait_for(fake.DESTROY, 1, helper.seconds(5), "answered"))
+    assert.are.same({}, sessions_named(name))
+  end)
+
+  it("keeps the session that was made while its only lock was canceled", function()
+    proxy:rule({ match = fake.CREATE, times = 1, delay = 0.5 })
+    local op = assert(lock:start_lock())
+    assert(proxy:wait_for(fake.CREATE, 1, helper.seconds(5)))
+    lock:cancel()
+    assert.are.equal("CANCELED", select(3, result(op)))
+    assert(lock:lock(10))
+    assert.are.equal(1, proxy:count(fake.CREATE))
+    assert.are.same({ lock:session() }, sessions_named(name))
+  end)
+
+  it("is taken though making the session fails at first", function()
+    proxy:rule({ match = fake.CREATE, times = 1, action = "close" })
+    proxy:rule({ match = fake.CREATE, times = 1, action = "reset" })
+    proxy:rule({ match = fake.CREATE, times = 1, status = 500, body = "No cluster leader" })
+    assert(lock:lock(10))
+    assert.are.equal(4, proxy:count(fake.CREATE))
+    assert.are.same({ lock:session() }, sessions_named(name))
+  end)
+
+  it("makes a new session, once, when the server does not know the old one any more", function()
+    assert(lock:lock(10))
+    assert(lock:unlock(10))
+    proxy:rule({ match = fake.INFO, action = "stall" }) -- that the client does not find out by itself
+    proxy:drop()
+    local old = sessions_named(name)
+    consul.session.destroy(old[1])
+    assert(lock:lock(10))
+    local new = sessions_named(name)
+    assert.are.equal(1, #new)
+    assert.are_not.equal(old[1], new[1])
+    assert.are.equal(new[1], holder_of(key))
+    assert.are.equal(2, proxy:count(fake.CREATE))
+  end)
+end)
+
+describe("a lock of a server that makes trouble", function()
+  local server, client, lock
+  before_each(function()
+    server = fake.consul()
+    client = helper.client({ address = server:address(), timeout = 2 })
+    lock = assert(client:lock("k"))
+  end)
+  after_each(helper.finish)
+
+  it("answers SESSION and the server's words when a session cannot be had", function()
+    local words = "Invalid Session TTL '5000000000', must be between [10s=24h0m0s]"
+    server:rule({ first = true, match = fake.CREATE, status = 500, body = words })
+    local ok, message, code = lock:lock(helper.seconds(10))
+    assert.are.same({ nil, "SESSION" }, { ok, code })
+    assert.matches(words, message, 1, true)
+    assert.matches("\"k\"", message, 1, true)
+    assert.are.equal(1, server:count(fake.CREATE))
+  end)
+
+  for status, kind in pairs({ [409] = "refusal", [500] = "error" }) do
+    it(("makes a new session, once, after an %s that says invalid session"):format(kind), function()
+      local what = ("invalid session \"%s\""):format(fake.id(1))
+      local answer = status == 409 and fake.refusal({ what }) or { status = 500, body = "raft apply failed: " .. what }
+      server:rule(fake.on(fake.TXN, answer, { first = true, times = 1 }))
+      assert(lock:lock(10))
+      assert.are.equal(fake.id(2), lock:session())
+      assert.are.equal(2, server:count(fake.CREATE))
+      assert.are.equal(2, server:count(fake.TXN))
+      assert.matches(fake.id(2), server:log(fake.TXN)[2].body, 1, true)
+    end)
+  end
+
+  it("answers SESSION when every session is invalid, and does not go on making new ones", function()
+    server:rule(fake.on(fake.TXN, fake.refusal({ "invalid session \"x\"" }), { first = true }))
+    assert.are.equal("SESSION", select(3, lock:lock(helper.seconds(10))))
+    assert.is_true(server:count(fake.CREATE) <= 4)
+  end)
+
+  it("answers DENIED when the ACL refuses in the transaction", function()
+    server:rule(fake.on(fake.TXN, fake.refusal({ "Permission denied" }), { first = true }))
+    assert.are.equal("DENIED", select(3, lock:lock(helper.seconds(10))))
+    assert.are.equal(1, server:count(fake.TXN))
+  end)
+
+  it("says what stood in the way when the time is over", function()
+    server:rule(fake.on(fake.TXN, fake.refusal({ "failed to lock key \"k\" due to lock delay" }), { first = true }))
+    local _, message, code = lock:lock(0.5)
+    assert.are.equal("TIMEOUT", code)
+    assert.matches("lock delay", message, 1, true)
+    assert.are.equal(0, server:count(fake.POLL)) -- nothing is going to change on the key
+    assert.is_true(server:count(fake.TXN) <= 4)
+  end)
+
+  it("has the token of the transaction and is held for less than the TTL", function()
+    assert(lock:lock(0))
+    assert.are.equal(fake.TOKEN, lock:token())
+    assert.is_true(lock:remaining() < 15)
+    assert.is_true(lock:remaining() > 15 * 0.99 - 1 - helper.seconds(0.5))
+  end)
+
+  it("is not taken when the answer comes after the lease of its session", function()
+    client:close()
+    client = helper.client({ address = server:address(), timeout = 2, session = { ttl = 0.6 } })
+    lock = assert(client:lock("k"))
+    server:rule({ first = true, match = fake.RENEW, action = "stall" })
+    server:rule(fake.on(fake.TXN, { status = 200, body = ("{\"Results\":[{\"KV\":{\"ModifyIndex\":%d}}]}"):format(7) },
+      { first = true, times = 1, delay = 1 }))
+    local ok, _, code = lock:lock(0.9)
+    assert.are.same({ nil, "TIMEOUT" }, { ok, code })
+    assert.is_false(lock:held())
+  end)
+end)
