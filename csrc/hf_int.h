@@ -77,6 +77,7 @@ struct hf_op {
 	int64_t wake_at; /* worker */
 	const void *parked_on; /* worker; NULL: a plain sleep */
 	int64_t retry_delay; /* worker: the last hf_op_backoff */
+	enum hf_lane lane; /* worker: of the request in flight */
 	struct hf_http http; /* worker; its reply is const once done */
 };
 

@@ -606,13 +606,24 @@ static enum hf_step undo(struct acquire *a)
 	return HF_SEND;
 }
 
+static bool is_closing(struct hf_client *client)
+{
+	bool closing;
+
+	pthread_mutex_lock(&client->mutex);
+	closing = client->closing;
+	pthread_mutex_unlock(&client->mutex);
+	return closing;
+}
+
+/* At the client's close one "not held" is enough: the end of the session sees to the rest. */
 static enum hf_step undone(struct acquire *a)
 {
 	struct hf_error err;
 	uint64_t ignored;
 	enum hf_verdict verdict = hf_consul_read_lock(&a->op.http, &a->op.client->opts, &ignored,
 						      &err);
-	bool unsure = hf_now() < a->unsure_until;
+	bool unsure = hf_now() < a->unsure_until && !is_closing(a->op.client);
 
 	if (verdict != HF_V_AGAIN && !(verdict == HF_V_NOT_OURS && unsure))
 		return give_up(a);
@@ -862,7 +873,7 @@ static enum hf_step acquire_cancel(struct hf_op *op, enum hf_err why)
 	if (a->why) { /* being undone: the grace is over, or the client closes */
 		outcome(a, &err);
 		publish(a, &err);
-		return HF_STAY;
+		return why == HF_CLOSED && a->phase == UNDO ? undo(a) : HF_STAY;
 	}
 	if (a->phase != TRY)
 		return begin_undo(a, why);

@@ -53,7 +53,7 @@ static void end_transfer(struct hf_client *client, struct hf_op *op, CURL *easy)
 {
 	curl_multi_remove_handle(client->multi, easy);
 	give_easy(client, easy);
-	client->in_flight[op->http.lane]--;
+	client->in_flight[op->lane]--;
 	op->http.easy = NULL;
 	op->state = HF_NEW;
 }
@@ -79,7 +79,8 @@ static bool begin_transfer(struct hf_client *client, struct hf_op *op)
 		return false;
 	}
 	op->state = HF_SENDING;
-	client->in_flight[op->http.lane]++;
+	op->lane = op->http.lane; /* op->http may be the next request when this one ends */
+	client->in_flight[op->lane]++;
 	pthread_mutex_lock(&client->mutex);
 	client->stats.requests++;
 	pthread_mutex_unlock(&client->mutex);

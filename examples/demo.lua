@@ -145,21 +145,16 @@ local function keep_line()
   shown, shown_at = "", 0
 end
 
--- How many different messages have arrived, and who holds which lock by the emitters' own accounts.
+-- How many different messages have arrived. Shows it, and who holds the receivers' locks.
 local function look(started, killed)
-  local total, parts = 0, {}
+  local total, holders = 0, {}
   for _, receiver in ipairs(RECEIVERS) do
-    local seen, count = {}, 0
-    for _, request in ipairs(report.requests(path_of(receiver))) do
-      if not seen[request.id] then count = count + 1 end
-      seen[request.id] = true
-    end
+    total = total + report.judge(report.requests(path_of(receiver)), {}).delivered
     local session = holder_of(receiver)
-    local holder = session and (session == killed and "the dead one" or name_of(session)) or "nobody"
-    parts[#parts + 1] = ("%s %d (%s)"):format(receiver, count, holder)
-    total = total + count
+    holders[#holders + 1] = session and (session == killed and "a dead one" or name_of(session)) or "nobody"
   end
-  progress(("%4.1f s  %d of %d delivered: %s"):format(core.now() - started, total, MESSAGES, table.concat(parts, ", ")))
+  progress(("%4.1f s  %d of %d delivered; locks: %s"):format(core.now() - started, total, MESSAGES,
+    table.concat(holders, ", ")))
   return total
 end
 

@@ -30,7 +30,9 @@ local emitter = require("holdfast.emitter").new({
   queue = assert(require("holdfast.queue").open(queue_url)),
   receivers = receivers,
   name = name,
-  hold = { messages = 20, time = 2 }, -- short turns, so that there is much to see
+  -- One receiver at a time and short turns, so that every emitter has its part.
+  concurrency = 1,
+  hold = { messages = 20, time = 2 },
   on_event = function(event)
     events:write(("%.6f\t%s\t%s\t%s\t%s\n"):format(core.now(), event.type, event.receiver or "-", event.token or "-",
       (event.reason or ""):gsub("%c", " ")))

@@ -83,6 +83,11 @@ function M.verbs(server)
   return found
 end
 
+--- The code in nil, message, code; "OK" for any other result.
+function M.code_of(ok, _, code)
+  return ok and "OK" or code
+end
+
 --- Waits for an op of the core: its result. Raises when there is none within so many seconds (5).
 function M.result(op, seconds)
   local limit = helper.seconds(seconds or 5)

@@ -1,0 +1,193 @@
+-- lock:unlock when the way to Consul breaks, or the caller does not want to wait.
+local socket = require("socket")
+local consul = require("spec.support.consul")
+local fake = require("spec.support.fake")
+local helper = require("spec.helper")
+
+local code_of = fake.code_of
+
+describe("unlock through a proxy", function()
+  local proxy, client, key, lock
+  before_each(function()
+    proxy = helper.proxy()
+    key = helper.unique_key()
+    client = helper.client({ address = proxy:address(), timeout = 0.5 })
+    lock = assert(client:lock(key))
+    assert(lock:lock(helper.seconds(5)))
+    proxy:forget()
+  end)
+  after_each(function()
+    client, lock = nil, nil
+    helper.finish()
+  end)
+
+  local function is_free()
+    local holder = consul.kv.get(key).Session
+    return not holder, tostring(holder) .. " holds it"
+  end
+
+  local function freed()
+    helper.eventually(is_free, 5)
+  end
+
+  it("answers true though the reply was lost once, on a connection that was in use before", function()
+    proxy:rule({ match = fake.TXN, times = 1, action = "pass_then_close" })
+    local ok, message = lock:unlock(helper.seconds(5))
+    assert.is_true(ok, message)
+    assert.is_true(is_free())
+    assert.are.same({ false }, { lock:lost() })
+  end)
+
+  for _, action in ipairs({ "pass_then_close", "pass_then_reset", "pass_then_stall" }) do
+    it(("answers true though the reply was lost (%s) again and again"):format(action), function()
+      proxy:rule({ match = fake.TXN, times = 3, action = action })
+      local ok, message = lock:unlock(helper.seconds(10))
+      assert.is_true(ok, message)
+      assert.is_true(is_free())
+      assert.is_true(proxy:count(fake.TXN) > 3)
+    end)
+  end
+
+  it("answers true after requests that never arrived", function()
+    proxy:rule({ match = fake.TXN, times = 3, action = "close" })
+    assert(lock:unlock(helper.seconds(5)))
+    assert.is_true(is_free())
+  end)
+
+  it("answers true after 500, 429 and 503", function()
+    for _, status in ipairs({ 500, 429, 503 }) do
+      proxy:rule({ match = fake.TXN, times = 1, status = status })
+    end
+    assert(lock:unlock(helper.seconds(5)))
+    assert.is_true(is_free())
+    assert.are.same({ "unlock", "unlock", "unlock", "unlock" }, fake.verbs(proxy))
+  end)
+
+  it("answers TIMEOUT when the server stalls, and goes on until the key is free", function()
+    proxy:rule({ match = fake.TXN, times = 2, action = "stall" })
+    local start = socket.gettime()
+    assert.are.equal("TIMEOUT", code_of(lock:unlock(0.2)))
+    assert.is_true(socket.gettime() - start < helper.seconds(0.6))
+    assert.is_false(lock:held())
+    assert.are.same({ false }, { lock:lost() })
+    assert.is_false((is_free()))
+    freed()
+  end)
+
+  it("with timeout 0 answers what went wrong, and goes on until the key is free", function()
+    proxy:rule({ match = fake.TXN, times = 2, status = 500, body = "No cluster leader" })
+    local ok, message, code = lock:unlock(0)
+    assert.are.same({ nil, "HTTP" }, { ok, code })
+    assert.matches("500: No cluster leader", message, 1, true)
+    assert.is_false(lock:held())
+    freed()
+  end)
+
+  it("with timeout 0 is a whole try: true when the server agrees", function()
+    assert.is_true(lock:unlock(0))
+    assert.is_true(is_free())
+    assert.are.equal(1, proxy:count(fake.TXN))
+  end)
+
+  it("ends the hold before the server knows: it is not held while the release is on its way", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 0.3 })
+    local op = assert(lock:start_unlock())
+    assert(proxy:wait_for(fake.TXN, 1, helper.seconds(5)))
+    assert.are.same({ false, "released" }, { lock:held() })
+    assert.is_nil(lock:token())
+    assert.are.equal("NOT_HELD", code_of(lock:unlock(0)))
+    assert.is_true(fake.result(op))
+  end)
+
+  it("goes before a lock by the same object, and before one by another of this client", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 0.3 })
+    local second = assert(client:lock(key))
+    local unlock = assert(lock:start_unlock())
+    local again, other = assert(lock:start_lock()), assert(second:start_lock())
+    assert.is_true(fake.result(unlock))
+    assert.is_true(fake.result(again))
+    assert(lock:unlock(5))
+    assert.is_true(fake.result(other))
+    assert.are.same({ "unlock", "lock", "unlock", "lock" }, fake.verbs(proxy))
+  end)
+
+  it("goes on when the op is dropped", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 0.2 })
+    assert(lock:start_unlock())
+    collectgarbage()
+    collectgarbage()
+    freed()
+  end)
+
+  it("goes on when everything is dropped: the lock is given back", function()
+    proxy:rule({ match = fake.TXN, times = 1, delay = 0.2 })
+    lock = nil
+    collectgarbage()
+    collectgarbage()
+    freed()
+  end)
+
+  it("is done at the close of the client, though its first try failed", function()
+    proxy:rule({ match = fake.TXN, times = 1, status = 500 })
+    client:close()
+    assert.is_true(is_free())
+    assert.are.same({ false, "closed" }, { lock:held() })
+  end)
+
+  it("answers LOST when it had been released by somebody else", function()
+    consul.kv.put(key, "", { release = lock:session(), flags = fake.FLAGS })
+    local ok, message, code = lock:unlock(helper.seconds(5))
+    assert.are.same({ nil, "LOST" }, { ok, code })
+    assert.matches(key, message, 1, true)
+  end)
+
+  it("answers CLOSED in bounded time when the client closes and the server stalls for good", function()
+    proxy:rule({ match = fake.TXN, action = "stall" })
+    local op = assert(lock:start_unlock())
+    assert(proxy:wait_for(fake.TXN, 1, helper.seconds(5)))
+    local start = socket.gettime()
+    client:close()
+    assert.is_true(socket.gettime() - start < helper.seconds(3.5))
+    assert.are.equal("CLOSED", code_of(fake.result(op)))
+  end)
+end)
+
+describe("unlock", function()
+  local server, client, lock
+  before_each(function() server = fake.consul() end)
+  after_each(function()
+    client, lock = nil, nil
+    helper.finish()
+  end)
+
+  it("answers LOST, not before its time, when the lease ends while the server cannot be reached", function()
+    client = helper.client({ address = server:address(), timeout = 0.2, session = { ttl = 0.8 } })
+    lock = assert(client:lock("k"))
+    assert(lock:lock(5))
+    server:rule({ first = true, status = 500 })
+    local left = lock:remaining()
+    local start = socket.gettime()
+    local ok, _, code = lock:unlock()
+    assert.are.same({ nil, "LOST" }, { ok, code })
+    assert.is_true(socket.gettime() - start > left - 0.05)
+    client:abandon()
+  end)
+
+  it("does not take no for an answer that says nothing", function()
+    client = helper.client({ address = server:address(), timeout = 0.5 })
+    lock = assert(client:lock("k"))
+    assert(lock:lock(5))
+    server:rule({ first = true, match = fake.TXN, times = 1, status = 200, body = "<html>" })
+    assert(lock:unlock(5))
+    assert.are.same({ "lock", "unlock", "unlock" }, fake.verbs(server))
+  end)
+
+  it("answers DENIED when the ACL refuses", function()
+    client = helper.client({ address = server:address(), timeout = 0.5 })
+    lock = assert(client:lock("k"))
+    assert(lock:lock(5))
+    server:rule({ first = true, match = fake.TXN, times = 1, status = 403, body = "Permission denied" })
+    assert.are.equal("DENIED", code_of(lock:unlock(5)))
+    assert.is_false(lock:held())
+  end)
+end)

@@ -1,0 +1,139 @@
+-- The emitter as a whole: real Consul, real queue, a real receiver over HTTP.
+local consul = require("spec.support.consul")
+local emitters = require("holdfast.emitter")
+local helper = require("spec.helper")
+local loop = require("holdfast.loop")
+local queues = require("holdfast.queue")
+local webhook = require("holdfast.webhook")
+
+local SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+describe("an emitter", function()
+  local receiver, queue, prefix, client, events
+  before_each(function()
+    receiver = helper.server()
+    queue = assert(queues.open("memory:"))
+    prefix = helper.unique_key() .. "/"
+    client = helper.client({ scheduler = "loop", session = { ttl = "3s", lock_delay = 0 } })
+    events = {}
+  end)
+  after_each(function()
+    receiver, queue, client = nil, nil, nil
+    helper.finish()
+  end)
+
+  local function emitter(options)
+    local given = {
+      client = client, queue = queue, prefix = prefix, poll = 0.05,
+      receivers = function(name) return { url = receiver:url() .. "/" .. name, secret = SECRET, timeout = 20 } end,
+      on_event = function(event) events[#events + 1] = event end,
+    }
+    for name, value in pairs(options or {}) do given[name] = value end
+    return emitters.new(given)
+  end
+
+  local function push(count, name)
+    for i = 1, count do
+      assert.is_true(queue:push(name, { id = name .. "_" .. i, body = ("{\"n\":%d}"):format(i) }))
+    end
+  end
+
+  local function event(kind)
+    for _, one in ipairs(events) do
+      if one.type == kind then return one end
+    end
+  end
+
+  it("delivers in order, signed, under a token that rises from hold to hold", function()
+    receiver:rule({ status = 204 })
+    push(5, "a")
+    local one = emitter({ hold = { messages = 2 } })
+    while queue:len() > 0 do assert(one:step()) end
+    local last = 0
+    for i, request in ipairs(receiver:log()) do
+      assert.are.equal("a_" .. i, request.headers["webhook-id"])
+      assert.is_true(webhook.verify(SECRET, request.headers, request.body))
+      local token = tonumber(request.headers["webhook-fencing-token"])
+      assert.is_true(token >= last)
+      last = token
+    end
+    assert.are.equal(5, receiver:count())
+    assert.is_nil((consul.kv.get(prefix .. "a") or {}).Session)
+  end)
+
+  it("aborts a push when the lock is lost, and the next holder delivers it under the same id, with a higher token",
+    function()
+      receiver:rule({ times = 1, action = "stall" })
+      receiver:rule({ status = 200 })
+      push(1, "a")
+      local one = emitter()
+      loop.run(function()
+        loop.spawn(function() one:run() end)
+        while receiver:count() == 0 do loop.sleep(0.01) end
+        consul.session.destroy(event("acquired").session)
+        while queue:len() > 0 do loop.sleep(0.01) end
+        one:stop()
+      end)
+      local requests = receiver:log()
+      assert.are.equal(2, #requests)
+      assert.is_truthy(requests[1].gone)
+      assert.are.equal("a_1", requests[1].headers["webhook-id"])
+      assert.are.equal("a_1", requests[2].headers["webhook-id"])
+      assert.is_true(tonumber(requests[2].headers["webhook-fencing-token"])
+        > tonumber(requests[1].headers["webhook-fencing-token"]))
+      assert.are.equal("a_1", event("lost").id)
+      assert.are.equal(1, one:stats().delivered)
+    end)
+
+  it("serves many receivers at once, and two emitters never the same one", function()
+    receiver:rule({ status = 200, delay = 0.05 })
+    for i = 1, 10 do push(3, "r" .. i) end
+    local other_client = helper.client({ scheduler = "loop", session = { ttl = "3s", lock_delay = 0 } })
+    local one, two = emitter(), emitter({ client = other_client })
+    loop.run(function()
+      loop.spawn(function() one:run() end)
+      loop.spawn(function() two:run() end)
+      while queue:len() > 0 do loop.sleep(0.01) end
+      one:stop()
+      two:stop()
+    end)
+    local busy = {}
+    for _, request in ipairs(receiver:log()) do
+      assert.is_true((busy[request.path] or 0) <= request.received)
+      busy[request.path] = request.answered
+    end
+    assert.are.equal(30, receiver:count())
+    assert.is_true(one:stats().delivered > 0 and two:stats().delivered > 0)
+  end)
+
+  it("brings a failed message back later, not at once", function()
+    receiver:rule({ times = 1, status = 500 })
+    receiver:rule({ status = 200 })
+    push(1, "a")
+    local one = emitter({ retry_delay = 0.5 })
+    loop.run(function()
+      loop.spawn(function() one:run() end)
+      while queue:len() > 0 do loop.sleep(0.01) end
+      one:stop()
+    end)
+    local requests = receiver:log()
+    assert.are.equal(2, #requests)
+    assert.is_true(requests[2].received - requests[1].received >= 0.4)
+  end)
+
+  it("stops: what is in flight has its grace, then it is aborted and left in the queue", function()
+    receiver:rule({ action = "stall" })
+    push(2, "a")
+    local one = emitter()
+    local stopped
+    loop.run(function()
+      loop.spawn(function() stopped = one:run() end)
+      while receiver:count() == 0 do loop.sleep(0.01) end
+      one:stop(0.1)
+    end)
+    assert.is_true(stopped)
+    assert.are.equal(2, queue:len())
+    assert.are.equal("a_1", event("aborted").id)
+    assert.is_nil((consul.kv.get(prefix .. "a") or {}).Session)
+  end)
+end)

@@ -1,0 +1,229 @@
+-- Sessions that locks live by, and the end of clients, against a real agent.
+local consul = require("spec.support.consul")
+local core = require("holdfast.core")
+local helper = require("spec.helper")
+
+local function answer(...)
+  return { (...), (select(3, ...)) }
+end
+
+local function holder_of(key)
+  return (consul.kv.get(key) or {}).Session
+end
+
+describe("the shared session", function()
+  local key
+  before_each(function() key = helper.unique_key() end)
+  after_each(helper.finish)
+
+  it("is not made before the first lock needs it, and then shared by all", function()
+    local threads = core.counters().threads
+    local client = helper.client()
+    local one, two = client:lock(key), client:lock(key .. "/2")
+    assert.are.equal(threads, core.counters().threads)
+    assert.are.equal(0, client:stats().sessions)
+    assert(one:lock())
+    assert(two:lock())
+    assert.are.equal(one:session(), two:session())
+    assert.are.equal(1, client:stats().sessions)
+  end)
+
+  it("is made as the options say", function()
+    assert.are.equal(200, (consul.request("PUT", "/v1/agent/check/register", nil,
+      '{"ID":"hf-spec","Name":"hf-spec","TTL":"60s","Status":"passing"}')))
+    local client = helper.client({ session = { ttl = "11s", lock_delay = "3s", behavior = "delete",
+      checks = { "serfHealth", "hf-spec" } } })
+    local lock = client:lock(key)
+    helper.eventually(function() return lock:lock(0) end) -- the check has to reach the catalog
+    local info = consul.session.info(lock:session())
+    assert.are.equal("11000ms", info.TTL)
+    assert.are.equal(3e9, info.LockDelay)
+    assert.are.equal("delete", info.Behavior)
+    assert.are.same({ "serfHealth", "hf-spec" }, info.NodeChecks)
+    client:close()
+    assert.are.equal(200, (consul.request("PUT", "/v1/agent/check/deregister/hf-spec")))
+  end)
+
+  it("says SESSION, with the server's words, when it cannot be made", function()
+    local client = helper.client({ session = { ttl = "1ms" } })
+    local ok, message, code = client:lock(key):lock()
+    assert.are.same({ nil, "SESSION" }, { ok, code })
+    assert.matches("Invalid Session TTL", message, 1, true)
+    client = helper.client({ session = { checks = { "no-such-check" } } })
+    ok, message, code = client:lock(key):lock(0)
+    assert.are.same({ nil, "SESSION" }, { ok, code })
+    assert.matches("no-such-check", message, 1, true)
+  end)
+
+  it("is renewed in time for as long as the client lives", function()
+    local client = helper.client({ session = { ttl = "1s" } })
+    local lock = client:lock(key)
+    assert(lock:lock())
+    helper.eventually(function() return client:stats().renewals >= 8 end, 10) -- over twice the TTL
+    assert.is_true(lock:held())
+    assert.are.equal(lock:session(), holder_of(key))
+  end)
+end)
+
+describe("a session made elsewhere", function()
+  local key, id
+  before_each(function()
+    key = helper.unique_key()
+    id = helper.session({ TTL = "30s", LockDelay = "0s" })
+  end)
+  after_each(helper.finish)
+
+  it("is used, and neither renewed nor destroyed", function()
+    local proxy = helper.proxy()
+    local client = helper.client({ address = proxy:address() })
+    local lock = client:lock({ key = key, session = id })
+    assert.are.equal(id, lock:session())
+    assert(lock:lock())
+    assert.are.equal(id, holder_of(key))
+    assert.are.equal(math.huge, lock:remaining())
+    assert(lock:unlock())
+    assert(lock:lock())
+    client:close()
+    assert.is_nil(holder_of(key))
+    assert.are.equal(id, consul.session.info(id).ID)
+    assert.are.equal(0, proxy:count("^PUT /v1/session/"))
+  end)
+
+  it("takes its locks along when it ends", function()
+    local lock = helper.client():lock({ key = key, session = id })
+    assert(lock:lock())
+    consul.session.destroy(id)
+    assert.are.equal("session", lock:wait_lost(helper.seconds(5)))
+    assert.are.same({ nil, "SESSION" }, answer(lock:lock()))
+  end)
+
+  it("is SESSION when there is none", function()
+    local lock = helper.client():lock({ key = key, session = "00000000-0000-4000-8000-000000000000" })
+    assert.are.same({ nil, "SESSION" }, answer(lock:lock()))
+    lock = helper.client():lock({ key = key, session = "nonsense" })
+    assert.are.same({ nil, "SESSION" }, answer(lock:lock()))
+  end)
+end)
+
+describe("a session of a lock's own", function()
+  local key
+  before_each(function() key = helper.unique_key() end)
+  after_each(helper.finish)
+
+  it("is made for the hold and destroyed after it", function()
+    local client = helper.client()
+    local lock = client:lock({ key = key, session_ttl = "5s", session_name = "own" })
+    local before
+    for _ = 1, 2 do
+      assert(lock:lock())
+      local info = consul.session.info(lock:session())
+      assert.are.same({ "own", "5000ms" }, { info.Name, info.TTL })
+      assert.are_not.equal(before, info.ID)
+      before = info.ID
+      assert(lock:unlock())
+      helper.eventually(function() return not consul.session.info(before) end)
+    end
+    assert.are.equal(0, client:stats().sessions)
+  end)
+
+  it("is destroyed when the lock was not to be had", function()
+    local holder = helper.client():lock(key)
+    assert(holder:lock())
+    local client = helper.client()
+    local lock = client:lock({ key = key, session_ttl = "5s", session_name = key })
+    assert.are.same({ nil, "TIMEOUT" }, answer(lock:lock(0)))
+    helper.eventually(function()
+      for _, session in ipairs(consul.session.list()) do
+        if session.Name == key then return false end
+      end
+      return client:stats().sessions == 0
+    end)
+  end)
+end)
+
+describe("a client", function()
+  local key
+  before_each(function() key = helper.unique_key() end)
+  after_each(helper.finish)
+
+  it("releases everything and destroys its session at close, and says CLOSED from then on", function()
+    local client = helper.client({ session = { lock_delay = "15s" } })
+    local locks = {}
+    for i = 1, 20 do
+      locks[i] = client:lock(key .. "/" .. i)
+      assert(locks[i]:lock())
+    end
+    local id = locks[1]:session()
+    assert.is_true(client:close())
+    assert.is_true(client:close())
+    assert.is_nil(consul.session.info(id))
+    local other = helper.client()
+    for i = 1, 20 do
+      assert.is_nil(holder_of(key .. "/" .. i))
+      assert.are.same({ false, "closed" }, { locks[i]:held() })
+    end
+    assert.is_true(other:lock(key .. "/7"):lock(0)) -- no lock-delay
+    for _, method in ipairs({ "lock", "unlock", "destroy" }) do
+      assert.are.same({ nil, "CLOSED" }, answer(locks[1][method](locks[1])))
+    end
+    assert.are.same({ nil, "CLOSED" }, answer(client:lock(key)))
+    assert.are.same({ nil, "CLOSED" }, answer(client:request({ url = "http://127.0.0.1:1/" })))
+    assert.are.same({ nil, "CLOSED" }, answer(client:with_lock(key, function() end)))
+  end)
+
+  it("ends what is in flight with CLOSED", function()
+    local holder = helper.client():lock(key)
+    assert(holder:lock())
+    local client = helper.client()
+    local op = assert(client:lock(key):start_lock())
+    assert.is_nil(op:wait(0.2))
+    client:close()
+    assert.is_true(op:wait(0))
+    assert.are.equal("CLOSED", select(3, op:result()))
+  end)
+
+  it("tells nobody when it is abandoned, and its locks go with the TTL", function()
+    local client = helper.client({ session = { ttl = "1s", lock_delay = 0 } })
+    local lock = client:lock(key)
+    assert(lock:lock())
+    local id = lock:session()
+    assert.is_true(client:abandon())
+    assert.are.same({ false, "closed" }, { lock:held() })
+    assert.are.equal(id, holder_of(key))
+    assert.is_true(helper.client():lock(key):lock(helper.seconds(10)))
+  end)
+
+  it("that is dropped without a close says goodbye all the same", function()
+    local lock = require("holdfast").new({ address = consul.address() }):lock(key) -- helper would keep the client
+    assert(lock:lock())
+    local id = lock:session()
+    lock = nil -- luacheck: ignore
+    helper.eventually(function()
+      collectgarbage()
+      return not consul.session.info(id)
+    end)
+    assert.is_nil(holder_of(key))
+  end)
+
+  it("holds 300 locks over four connections, and lets go of all of them at close (69)", function()
+    local proxy = helper.proxy()
+    local client = helper.client({ address = proxy:address(), scheduler = "loop", session = { ttl = "3s" } })
+    local loop = require("holdfast.loop")
+    local locks = {}
+    loop.run(function()
+      for i = 1, 300 do
+        locks[i] = client:lock(key .. "/" .. i)
+        loop.spawn(function() assert(locks[i]:lock()) end)
+      end
+    end)
+    proxy:forget()
+    assert(proxy:wait_for("^PUT /v1/txn%?", 5, helper.seconds(10))) -- one audit of 300
+    assert(proxy:wait_for("^PUT /v1/session/renew", 2, helper.seconds(10)))
+    for i = 1, 300 do assert.is_true(locks[i]:held()) end
+    assert.are.equal(300, client:stats().locks_held)
+    assert.is_true(client:stats().connections <= 4)
+    assert.is_true(proxy:connections().most <= 4)
+    client:close()
+    for _, pair in ipairs(consul.kv.keys(key)) do assert.is_nil(holder_of(pair)) end
+  end)
+end)

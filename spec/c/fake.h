@@ -1,0 +1,523 @@
+/* fake.h: a small Consul in a thread of the test: sessions, keys that sessions lock, long polls,
+ * and rules that make it answer something else, or never. It uses no memory of the core's. One per
+ * program; include it once. */
+#ifndef FAKE_H
+#define FAKE_H
+
+#include "check.h"
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#define FAKE_LIMIT 30 /* seconds to wait for anything */
+#define FAKE_CONNECTIONS 64
+#define FAKE_LOG 4096
+#define FAKE_FLAGS "3304740253564472344"
+
+struct fake_key {
+	char name[64], holder[64];
+	unsigned changed; /* index of the last change */
+	bool exists;
+};
+
+struct fake_rule {
+	const char *pattern, *answer;
+	int times; /* < 0: always */
+};
+
+struct fake_connection {
+	int fd;
+	size_t len;
+	bool ruled, noted; /* never to be answered; in the log */
+	char text[8192];
+};
+
+static struct {
+	pthread_t thread;
+	bool running;
+	int listener, wake;
+	char base[64];
+	struct fake_connection connections[FAKE_CONNECTIONS]; /* its thread's */
+
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	bool stop;
+	struct fake_rule rules[16];
+	size_t rule_count;
+	struct fake_key keys[64];
+	unsigned index, made, open, most_open;
+	bool alive[FAKE_LOG];
+	char log[FAKE_LOG][160];
+	size_t log_count;
+} fake;
+
+/* ---- what it knows: all with the mutex held ---- */
+
+static inline struct fake_key *fake_key(const char *name, size_t len)
+{
+	struct fake_key *key = fake.keys;
+
+	while (key->name[0] && (strncmp(key->name, name, len) || key->name[len]))
+		key++;
+	if (!key->name[0])
+		snprintf(key->name, sizeof key->name, "%.*s", (int)len, name);
+	return key;
+}
+
+static inline void fake_change(struct fake_key *key, const char *holder, bool exists)
+{
+	snprintf(key->holder, sizeof key->holder, "%s", holder);
+	key->exists = exists;
+	key->changed = ++fake.index;
+}
+
+/* The number of the session whose id is at text; 0: none that lives. */
+static inline unsigned fake_session(const char *text)
+{
+	unsigned number = 0;
+
+	sscanf(text, "5e551014-0000-0000-0000-%12u", &number);
+	return number < FAKE_LOG && fake.alive[number] ? number : 0;
+}
+
+static inline void fake_end_session(const char *id)
+{
+	fake.alive[fake_session(id)] = false;
+	for (struct fake_key *key = fake.keys; key->name[0]; key++)
+		if (key->holder[0] && !strncmp(key->holder, id, strlen(key->holder)))
+			fake_change(key, "", true);
+	fake.index++;
+}
+
+/* ---- answers: each fills body and answers the status; 0: not yet ---- */
+
+struct fake_answer {
+	char body[4096];
+	unsigned index;
+};
+
+static inline unsigned fake_index_of(const char *path)
+{
+	const char *index = strstr(path, "index=");
+
+	return index ? (unsigned)atoi(index + 6) : 0;
+}
+
+static inline int fake_on_session(const char *verb, const char *id, struct fake_answer *a)
+{
+	if (!strcmp(verb, "create")) {
+		fake.alive[++fake.made] = true;
+		fake.index++;
+		snprintf(a->body, sizeof a->body, "{\"ID\":\"5e551014-0000-0000-0000-%012u\"}",
+			 fake.made);
+	} else if (!strcmp(verb, "destroy")) {
+		fake_end_session(id);
+		snprintf(a->body, sizeof a->body, "true");
+	} else if (!strcmp(verb, "renew") && !fake_session(id)) {
+		snprintf(a->body, sizeof a->body, "Session id '%.36s' not found", id);
+		return 404;
+	} else if (!strcmp(verb, "info") && fake_session(id) && fake_index_of(id)) {
+		return 0;
+	} else {
+		snprintf(a->body, sizeof a->body, fake_session(id) ? "[{\"ID\":\"%.36s\"}]" : "[]",
+			 id);
+	}
+	return 200;
+}
+
+static inline int fake_on_key(const char *method, const char *path, struct fake_answer *a)
+{
+	struct fake_key *key = fake_key(path, strcspn(path, "? "));
+	unsigned index = fake_index_of(path);
+
+	if (!strcmp(method, "DELETE")) {
+		fake_change(key, "", false);
+		snprintf(a->body, sizeof a->body, "true");
+		return 200;
+	}
+	if (index && key->changed <= index)
+		return 0;
+	a->index = key->changed ? key->changed : fake.index;
+	if (!key->exists)
+		return 404;
+	snprintf(a->body, sizeof a->body,
+		 "[{\"Key\":\"%s\",\"Flags\":" FAKE_FLAGS ",\"ModifyIndex\":%u%s%s%s}]", key->name,
+		 key->changed, key->holder[0] ? ",\"Session\":\"" : "", key->holder,
+		 key->holder[0] ? "\"" : "");
+	return 200;
+}
+
+/* Answers what is wrong with one operation, NULL when nothing is. */
+static inline const char *fake_operation(const char *verb, struct fake_key *key, const char *id)
+{
+	bool mine = !strncmp(key->holder, id, 36);
+
+	if (!strncmp(verb, "check", 5))
+		return !key->exists ? "key doesn't exist" : mine ? NULL : "failed session check";
+	if (!strncmp(verb, "unlock", 6)) {
+		if (!mine)
+			return "lock isn't held, or is held by another session";
+		fake_change(key, "", true);
+		return NULL;
+	}
+	if (!fake_session(id))
+		return "invalid session";
+	if (key->holder[0] && !mine)
+		return "failed to lock key, lock is already held";
+	if (!mine) {
+		char holder[37];
+
+		snprintf(holder, sizeof holder, "%.36s", id);
+		fake_change(key, holder, true);
+	}
+	return NULL;
+}
+
+static inline int fake_on_txn(const char *body, struct fake_answer *a)
+{
+	char errors[3000] = "";
+	size_t len = 0;
+	struct fake_key *key = fake.keys;
+
+	for (int i = 0; (body = strstr(body, "\"Verb\":\"")); i++) {
+		const char *verb = body + 8, *name = strstr(body, "\"Key\":\"") + 7, *wrong;
+		const char *id = strstr(body, "\"Session\":\"") + 11;
+
+		body = id;
+		key = fake_key(name, strcspn(name, "\""));
+		wrong = fake_operation(verb, key, id);
+		if (wrong)
+			len += (size_t)snprintf(errors + len, sizeof errors - len,
+						"%s{\"OpIndex\":%d,\"What\":\"%s\"}",
+						len ? "," : "", i, wrong);
+	}
+	if (len)
+		snprintf(a->body, sizeof a->body, "{\"Results\":null,\"Errors\":[%s]}", errors);
+	else
+		snprintf(a->body, sizeof a->body,
+			 "{\"Results\":[{\"KV\":{\"ModifyIndex\":%u}}],\"Errors\":null}",
+			 key->changed);
+	return len ? 409 : 200;
+}
+
+static inline int fake_default(const char *request, const char *body, struct fake_answer *a)
+{
+	char method[8] = "", path[4000] = "", verb[16] = "";
+
+	sscanf(request, "%7s %3999s", method, path);
+	sscanf(path, "/v1/session/%15[a-z]", verb);
+	if (verb[0])
+		return fake_on_session(verb, path + strlen("/v1/session//") + strlen(verb), a);
+	if (!strncmp(path, "/v1/kv/", 7))
+		return fake_on_key(method, path + 7, a);
+	if (!strncmp(path, "/v1/txn", 7))
+		return fake_on_txn(body, a);
+	snprintf(a->body, sizeof a->body, "hello");
+	return 200;
+}
+
+/* ---- connections ---- */
+
+static inline void fake_close(struct fake_connection *c)
+{
+	close(c->fd);
+	c->fd = -1;
+	fake.open--;
+}
+
+/* Puts a request into the log as "METHOD /path BODY". */
+static inline void fake_note(struct fake_connection *c, const char *body)
+{
+	int line = (int)strcspn(c->text, "\r");
+
+	c->noted = true;
+	if (fake.log_count < FAKE_LOG)
+		snprintf(fake.log[fake.log_count++], sizeof *fake.log, "%.*s %.120s",
+			 line > 9 ? line - 9 : 0, c->text, body);
+	pthread_cond_broadcast(&fake.changed);
+}
+
+/* The answer of the first rule that fits what was noted last; NULL: none does. */
+static inline const char *fake_rule(void)
+{
+	for (size_t i = 0; i < fake.rule_count; i++) {
+		struct fake_rule *rule = &fake.rules[i];
+
+		if (rule->times && strstr(fake.log[fake.log_count - 1], rule->pattern)) {
+			rule->times -= rule->times > 0;
+			return rule->answer;
+		}
+	}
+	return NULL;
+}
+
+static inline void fake_send(struct fake_connection *c, int status, const struct fake_answer *a)
+{
+	char text[sizeof *a + 200];
+	int len = snprintf(text, sizeof text,
+			   "HTTP/1.1 %d Answer\r\nX-Consul-Index: %u\r\nContent-Length: %zu\r\n"
+			   "\r\n%s",
+			   status, a->index ? a->index : fake.index, strlen(a->body), a->body);
+
+	if (send(c->fd, text, (size_t)len, MSG_NOSIGNAL) != len)
+		fake_close(c);
+}
+
+/* Answers the request that has come in, if its time has come. */
+static inline void fake_serve(struct fake_connection *c)
+{
+	struct fake_answer a = {.index = 0};
+	const char *length, *body, *ruled = NULL;
+	size_t used;
+	int status = 0;
+
+	c->text[c->len] = '\0';
+	body = strstr(c->text, "\r\n\r\n");
+	if (c->ruled || !body)
+		return;
+	body += 4;
+	length = strcasestr(c->text, "Content-Length: ");
+	used = (size_t)(body - c->text) + (length && length < body ? (size_t)atoi(length + 16) : 0);
+	if (c->len < used)
+		return;
+	if (!c->noted) {
+		fake_note(c, body);
+		ruled = fake_rule();
+	}
+	if (!ruled)
+		status = fake_default(c->text, body, &a);
+	else if (!strcmp(ruled, "hold"))
+		c->ruled = true;
+	else if (!strcmp(ruled, "close"))
+		fake_close(c);
+	else if (sscanf(ruled, "%d %4095[^\x01]", &status, a.body) < 1)
+		abort();
+	if (c->fd < 0 || !status)
+		return;
+	c->noted = false;
+	memmove(c->text, c->text + used, c->len - used);
+	c->len -= used;
+	fake_send(c, status, &a);
+	pthread_cond_broadcast(&fake.changed);
+}
+
+static inline void fake_accept(void)
+{
+	int fd = accept4(fake.listener, NULL, NULL, SOCK_CLOEXEC);
+
+	for (size_t i = 0; fd >= 0 && i < FAKE_CONNECTIONS; i++) {
+		struct fake_connection *c = &fake.connections[i];
+
+		if (c->fd >= 0)
+			continue;
+		*c = (struct fake_connection){.fd = fd};
+		if (++fake.open > fake.most_open)
+			fake.most_open = fake.open;
+		return;
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
+static inline void fake_receive(struct fake_connection *c)
+{
+	ssize_t n = recv(c->fd, c->text + c->len, sizeof c->text - 1 - c->len, MSG_DONTWAIT);
+
+	if (n > 0)
+		c->len += (size_t)n;
+	else
+		fake_close(c);
+}
+
+static inline void *fake_run(void *arg)
+{
+	struct pollfd set[FAKE_CONNECTIONS + 2];
+	eventfd_t ignored;
+
+	for (;;) {
+		set[0] = (struct pollfd){.fd = fake.listener, .events = POLLIN};
+		set[1] = (struct pollfd){.fd = fake.wake, .events = POLLIN};
+		for (size_t i = 0; i < FAKE_CONNECTIONS; i++)
+			set[i + 2] = (struct pollfd){.fd = fake.connections[i].fd,
+						     .events = POLLIN};
+		poll(set, FAKE_CONNECTIONS + 2, -1);
+		pthread_mutex_lock(&fake.mutex);
+		if (fake.stop)
+			break;
+		if (set[1].revents)
+			eventfd_read(fake.wake, &ignored);
+		for (size_t i = 0; i < FAKE_CONNECTIONS; i++)
+			if (set[i + 2].revents && fake.connections[i].fd >= 0)
+				fake_receive(&fake.connections[i]);
+		if (set[0].revents)
+			fake_accept();
+		/* Twice: what one asked for may be what another waits for. */
+		for (size_t i = 0; i < 2 * FAKE_CONNECTIONS; i++)
+			if (fake.connections[i % FAKE_CONNECTIONS].fd >= 0)
+				fake_serve(&fake.connections[i % FAKE_CONNECTIONS]);
+		pthread_mutex_unlock(&fake.mutex);
+	}
+	pthread_mutex_unlock(&fake.mutex);
+	for (size_t i = 0; i < FAKE_CONNECTIONS; i++)
+		if (fake.connections[i].fd >= 0)
+			fake_close(&fake.connections[i]);
+	return arg;
+}
+
+/* ---- for tests ---- */
+
+static inline void fake_start(void)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET};
+	socklen_t len = sizeof address;
+	pthread_condattr_t monotonic;
+
+	memset(&fake, 0, sizeof fake);
+	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	fake.index = 10;
+	fake.listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	fake.wake = eventfd(0, EFD_CLOEXEC);
+	for (size_t i = 0; i < FAKE_CONNECTIONS; i++)
+		fake.connections[i].fd = -1;
+	if (bind(fake.listener, (struct sockaddr *)&address, len) || listen(fake.listener, 64) ||
+	    getsockname(fake.listener, (struct sockaddr *)&address, &len))
+		abort();
+	snprintf(fake.base, sizeof fake.base, "http://127.0.0.1:%d", ntohs(address.sin_port));
+	pthread_mutex_init(&fake.mutex, NULL);
+	pthread_condattr_init(&monotonic);
+	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+	pthread_cond_init(&fake.changed, &monotonic);
+	pthread_condattr_destroy(&monotonic);
+	fake.running = !pthread_create(&fake.thread, NULL, fake_run, NULL);
+}
+
+static inline void fake_stop(void)
+{
+	if (!fake.running)
+		return;
+	pthread_mutex_lock(&fake.mutex);
+	fake.stop = true;
+	eventfd_write(fake.wake, 1);
+	pthread_mutex_unlock(&fake.mutex);
+	pthread_join(fake.thread, NULL);
+	pthread_cond_destroy(&fake.changed);
+	pthread_mutex_destroy(&fake.mutex);
+	close(fake.listener);
+	close(fake.wake);
+	fake.running = false;
+}
+
+/* From now on requests whose "METHOD /path BODY" contains pattern are answered with "STATUS BODY",
+ * or "hold" (never), or "close". So many times; -1: always. The first rule that fits counts. */
+static inline void fake_on(const char *pattern, int times, const char *answer)
+{
+	pthread_mutex_lock(&fake.mutex);
+	if (fake.rule_count == CHECK_COUNT(fake.rules))
+		abort();
+	fake.rules[fake.rule_count++] = (struct fake_rule){pattern, answer, times};
+	pthread_mutex_unlock(&fake.mutex);
+}
+
+/* Answers as usual again. What is held stays so. */
+static inline void fake_recover(void)
+{
+	pthread_mutex_lock(&fake.mutex);
+	fake.rule_count = 0;
+	pthread_mutex_unlock(&fake.mutex);
+}
+
+static inline size_t fake_seen_locked(const char *pattern)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < fake.log_count; i++)
+		count += strstr(fake.log[i], pattern) != NULL;
+	return count;
+}
+
+/* How many requests contained pattern so far. */
+static inline size_t fake_seen(const char *pattern)
+{
+	size_t count;
+
+	pthread_mutex_lock(&fake.mutex);
+	count = fake_seen_locked(pattern);
+	pthread_mutex_unlock(&fake.mutex);
+	return count;
+}
+
+/* Waits until so many requests have; false when they do not come. */
+static inline bool fake_wait(const char *pattern, size_t count)
+{
+	struct timespec limit;
+	bool seen;
+
+	clock_gettime(CLOCK_MONOTONIC, &limit);
+	limit.tv_sec += FAKE_LIMIT;
+	pthread_mutex_lock(&fake.mutex);
+	while (!(seen = fake_seen_locked(pattern) >= count) &&
+	       !pthread_cond_timedwait(&fake.changed, &fake.mutex, &limit))
+		;
+	pthread_mutex_unlock(&fake.mutex);
+	return seen;
+}
+
+/* Waits until a key has a holder, or has none. */
+static inline bool fake_wait_held(const char *name, bool held)
+{
+	struct timespec limit;
+	bool so;
+
+	clock_gettime(CLOCK_MONOTONIC, &limit);
+	limit.tv_sec += FAKE_LIMIT;
+	pthread_mutex_lock(&fake.mutex);
+	while (!(so = (fake_key(name, strlen(name))->holder[0] != '\0') == held) &&
+	       !pthread_cond_timedwait(&fake.changed, &fake.mutex, &limit))
+		;
+	pthread_mutex_unlock(&fake.mutex);
+	return so;
+}
+
+static inline bool fake_held(const char *name)
+{
+	bool held;
+
+	pthread_mutex_lock(&fake.mutex);
+	held = fake_key(name, strlen(name))->holder[0] != '\0';
+	pthread_mutex_unlock(&fake.mutex);
+	return held;
+}
+
+/* Makes a key what somebody else made of it: holder NULL deletes it. */
+static inline void fake_set(const char *name, const char *holder)
+{
+	pthread_mutex_lock(&fake.mutex);
+	fake_change(fake_key(name, strlen(name)), holder ? holder : "", holder != NULL);
+	eventfd_write(fake.wake, 1);
+	pthread_mutex_unlock(&fake.mutex);
+}
+
+static inline void fake_kill(const char *session)
+{
+	pthread_mutex_lock(&fake.mutex);
+	fake_end_session(session);
+	eventfd_write(fake.wake, 1);
+	pthread_mutex_unlock(&fake.mutex);
+}
+
+static inline unsigned fake_sessions(void)
+{
+	unsigned count = 0;
+
+	pthread_mutex_lock(&fake.mutex);
+	for (size_t i = 0; i < FAKE_LOG; i++)
+		count += fake.alive[i];
+	pthread_mutex_unlock(&fake.mutex);
+	return count;
+}
+
+#endif
