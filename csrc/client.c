@@ -88,16 +88,21 @@ enum hf_err hf_client_submit_locked(struct hf_client *client, struct hf_op *op,
 	return HF_OK;
 }
 
-void hf_client_shut(struct hf_client *client, bool tell, int64_t limit)
+static void shut_locked(struct hf_client *client, bool tell, int64_t limit)
 {
 	int64_t close_by = hf_now() + limit;
 
-	pthread_mutex_lock(&client->mutex);
 	if (!client->closing || client->close_by > close_by)
 		client->close_by = close_by;
 	client->closing = true;
 	client->abandoned |= !tell;
 	hf_worker_wake_locked(client);
+}
+
+void hf_client_shut(struct hf_client *client, bool tell, int64_t limit)
+{
+	pthread_mutex_lock(&client->mutex);
+	shut_locked(client, tell, limit);
 	pthread_mutex_unlock(&client->mutex);
 }
 
@@ -107,8 +112,9 @@ enum hf_err hf_client_close(struct hf_client *client, bool tell, struct hf_error
 
 	if (!hf_client_here(client, err))
 		return err->code;
-	hf_client_shut(client, tell, HF_CLOSE_MS);
 	pthread_mutex_lock(&client->mutex);
+	shut_locked(client, tell, HF_CLOSE_MS);
+	/* In one go: the worker may end, and be gone, as soon as it may have the mutex. */
 	thread = client->thread;
 	if (thread && !hf_process_claim(thread))
 		thread = NULL;

@@ -343,8 +343,10 @@ static bool parse_kv(const struct cJSON *json, struct hf_kv *kv)
 	if (!hf_json_u64(hf_json_field(json, "Flags"), &kv->flags) ||
 	    !hf_json_u64(hf_json_field(json, "ModifyIndex"), &kv->modify_index))
 		return false;
+	if (session && strlen(session) >= sizeof kv->session)
+		return false;
 	kv->exists = true;
-	if (session && strlen(session) < sizeof kv->session)
+	if (session)
 		memcpy(kv->session, session, strlen(session) + 1);
 	return true;
 }

@@ -60,8 +60,34 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
 	(void)purpose;
 	if (fd < 0)
 		return CURL_SOCKET_BAD;
-	atomic_fetch_add(http->connections, 1);
+	http->opened = true;
 	return fd;
+}
+
+/* Called when a connection is there, before the request is sent. */
+static int before_sending(void *arg, char *to_ip, char *from_ip, int to_port, int from_port)
+{
+	struct hf_http *http = arg;
+
+	(void)to_ip, (void)from_ip, (void)to_port, (void)from_port;
+	http->sendings++;
+	if (http->opened)
+		atomic_fetch_add(http->connections, 1);
+	http->opened = false;
+	return CURL_PREREQFUNC_OK;
+}
+
+/* libcurl tells of the end of sockets that were connected only. One that was, but had no request
+ * on it (TLS failed), has to be counted for that. */
+void hf_http_end(struct hf_http *http, CURL *easy)
+{
+	curl_off_t connected = 0;
+
+	if (http->opened)
+		curl_easy_getinfo(easy, CURLINFO_CONNECT_TIME_T, &connected);
+	if (connected > 0)
+		atomic_fetch_add(http->connections, 1);
+	http->opened = false;
 }
 
 /* arg is the gauge itself: a connection outlives the request that opened it. */
@@ -122,6 +148,8 @@ static CURLcode set_common(struct hf_http *http, CURL *easy)
 	SET(PRIVATE, http);
 	SET(OPENSOCKETFUNCTION, open_socket);
 	SET(OPENSOCKETDATA, http);
+	SET(PREREQFUNCTION, before_sending);
+	SET(PREREQDATA, http);
 	SET(CLOSESOCKETFUNCTION, close_socket);
 	SET(CLOSESOCKETDATA, http->connections);
 	SET(WRITEFUNCTION, take_body);
@@ -234,13 +262,6 @@ static enum hf_err error_of(CURLcode result)
 	}
 }
 
-static bool maybe_sent(CURLcode result)
-{
-	return result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST &&
-	       error_of(result) != HF_TLS && error_of(result) != HF_INVALID &&
-	       error_of(result) != HF_NOMEM;
-}
-
 /* X-Consul-Index, 0 when there is none or it is no number. */
 static uint64_t find_index(const char *headers)
 {
@@ -279,8 +300,11 @@ void hf_http_done(struct hf_http *http, CURLcode result)
 	else if (result == CURLE_WRITE_ERROR && http->truncated && http->lane == HF_USER)
 		result = CURLE_OK;
 	http->error = error_of(result);
+	/* A reply that is not HTTP looks like HTTP/0.9, and that is what libcurl says. */
+	if (result == CURLE_UNSUPPORTED_PROTOCOL && http->sendings)
+		http->error = HF_PROTOCOL;
 	if (http->error) {
-		http->maybe_sent = no_memory || maybe_sent(result);
+		http->maybe_sent = http->sendings > 0;
 		describe(http, result);
 	} else {
 		curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &http->status);
@@ -304,6 +328,7 @@ void hf_http_reset(struct hf_http *http)
 	hf_buf_reset(&http->reply);
 	hf_buf_reset(&http->reply_headers);
 	http->has_body = http->fresh = http->truncated = http->maybe_sent = false;
+	http->sendings = 0;
 	http->error = HF_OK;
 	http->status = 0;
 	http->index = 0;

@@ -28,6 +28,7 @@ struct hf_http {
 	enum hf_err error; /* HF_OK: there is a reply, of whatever status */
 	char message[256]; /* what went wrong */
 	bool maybe_sent; /* failed, but the server may have acted on it */
+	unsigned sendings; /* libcurl sends again when a kept connection turns out to be dead */
 	long status;
 	uint64_t index; /* X-Consul-Index, 0 when absent */
 	struct hf_buf reply, reply_headers;
@@ -37,6 +38,7 @@ struct hf_http {
 	/* private */
 	CURL *easy;
 	char detail[CURL_ERROR_SIZE];
+	bool opened; /* a socket was opened for it and is not counted yet */
 	atomic_long *connections; /* gauge of open connections, counted by the socket callbacks */
 };
 
@@ -57,6 +59,8 @@ struct hf_http_context {
 void hf_http_reset(struct hf_http *http);
 /* Makes easy ready to be added to the multi handle. http->easy is easy from now on. */
 enum hf_err hf_http_start(struct hf_http *http, CURL *easy, const struct hf_http_context *context);
+/* To be called when a transfer ends in whatever way, before its handle is removed. */
+void hf_http_end(struct hf_http *http, CURL *easy);
 /* Reads off easy what came of the transfer; the handle is the caller's again. */
 void hf_http_done(struct hf_http *http, CURLcode result);
 /* The hf_http that an easy handle works for. */

@@ -19,6 +19,8 @@
 
 /* A caller that cancels waits so long for the transaction in flight to be undone. */
 #define GRACE 500
+/* So long a release may take when the client closes. */
+#define CLOSING 1500
 /* A server may act on a request so long after the connection has broken (it waits up to 7 s for
  * a leader), so "not held" is believed only from then on. */
 #define UNSURE 8000
@@ -267,6 +269,16 @@ void hf_lock_cleared(struct hf_lock *lock)
 	hf_lock_unref(lock);
 }
 
+static bool is_closing(struct hf_client *client)
+{
+	bool closing;
+
+	pthread_mutex_lock(&client->mutex);
+	closing = client->closing;
+	pthread_mutex_unlock(&client->mutex);
+	return closing;
+}
+
 /* ---- release ------------------------------------------------------------------------------ */
 
 struct release {
@@ -286,18 +298,24 @@ static void release_free(struct hf_op *op)
 	hf_lock_unref(r->lock);
 }
 
+static void release_answer(struct release *r, enum hf_err code, const char *why)
+{
+	struct hf_error result;
+
+	hf_err_set(&result, code, "unlock \"%s\": %s", r->lock->key, why);
+	hf_op_finish(&r->op, &result);
+}
+
 static enum hf_step release_end(struct release *r, enum hf_err code, const char *why)
 {
 	struct hf_session *session = r->session;
 	struct hf_client *client = r->op.client;
-	struct hf_error result;
 
-	hf_err_set(&result, code, "%s", why);
 	pthread_mutex_lock(&client->mutex);
 	client->stats.released += code == HF_OK;
 	session->releasing--;
-	hf_op_finish_locked(&r->op, &result);
 	pthread_mutex_unlock(&client->mutex);
+	release_answer(r, code, why);
 	hf_key_put(r->slot, true);
 	r->slot = NULL;
 	session_after_hold(r->lock, session);
@@ -336,13 +354,13 @@ static enum hf_step release_reply(struct release *r)
 	case HF_V_OK:
 		return release_end(r, HF_OK, "");
 	case HF_V_NOT_OURS:
-		if (r->unsure)
+		if (r->unsure || http->sendings > 1)
 			return release_end(r, HF_OK, "");
 		return release_end(r, HF_LOST, "the lock had been lost before it was released");
 	case HF_V_AGAIN:
 		r->unsure |= !http->error || http->maybe_sent;
 		if (r->once)
-			hf_op_finish(&r->op, &err); /* and go on without the caller */
+			release_answer(r, err.code, err.message); /* and go on without the caller */
 		return hf_op_backoff(&r->op, HF_NEVER);
 	case HF_V_NO_SESSION:
 		hf_session_doubt(r->session);
@@ -366,35 +384,22 @@ static enum hf_step release_next(struct hf_op *op)
 	return release_send(r);
 }
 
-/* Whoever stops waiting is told so; the lock has to be given back all the same. */
+/* Whoever stops waiting is told so; the lock has to be given back all the same. Only the client's
+ * close does not wait for ever: it has the session to destroy, and that frees the lock too. */
 static enum hf_step release_cancel(struct hf_op *op, enum hf_err why)
 {
 	struct hf_error err;
 
 	hf_op_why(op, why, &err);
-	hf_op_finish(op, &err);
+	if (why == HF_TIMEOUT && is_closing(op->client))
+		return release_end((struct release *)op, HF_CLOSED, err.message);
+	release_answer((struct release *)op, why, err.message);
+	if (why == HF_CLOSED)
+		op->deadline = hf_now() + CLOSING;
 	return HF_STAY;
 }
 
 static const struct hf_kind release_kind = {"release", release_next, release_cancel, release_free};
-
-static bool make_spare(struct hf_lock *lock)
-{
-	struct release *r = hf_op_new(lock->client, &release_kind, sizeof *r);
-	bool taken = false;
-
-	if (!r)
-		return false;
-	pthread_mutex_lock(&lock->client->mutex);
-	if (!lock->spare) {
-		lock->spare = &r->op;
-		taken = true;
-	}
-	pthread_mutex_unlock(&lock->client->mutex);
-	if (!taken)
-		hf_op_unref(&r->op);
-	return true;
-}
 
 /* Ends the hold here and hands out the op that ends it on the server. */
 static struct release *begin_release_locked(struct hf_lock *lock, enum hf_reason reason)
@@ -454,6 +459,7 @@ void hf_lock_release_all(struct hf_session *session)
 		pthread_mutex_unlock(&client->mutex);
 		if (r) {
 			r->op.internal = true;
+			r->op.deadline = hf_now() + CLOSING;
 			hf_worker_add(client, &r->op);
 		}
 	} while (r);
@@ -509,11 +515,17 @@ static void acquire_free(struct hf_op *op)
 /* Sets the result; from now on the lock object is free for another acquire. */
 static void publish(struct acquire *a, const struct hf_error *result)
 {
+	struct hf_op *spare = NULL;
+
 	pthread_mutex_lock(&a->op.client->mutex);
 	hf_op_finish_locked(&a->op, result);
-	if (a->lock->acquiring == &a->op)
+	if (a->lock->acquiring == &a->op) {
 		a->lock->acquiring = NULL;
+		spare = a->lock->spare;
+		a->lock->spare = NULL;
+	}
 	pthread_mutex_unlock(&a->op.client->mutex);
+	hf_op_unref(spare);
 }
 
 static void leave_session(struct acquire *a)
@@ -606,16 +618,6 @@ static enum hf_step undo(struct acquire *a)
 	return HF_SEND;
 }
 
-static bool is_closing(struct hf_client *client)
-{
-	bool closing;
-
-	pthread_mutex_lock(&client->mutex);
-	closing = client->closing;
-	pthread_mutex_unlock(&client->mutex);
-	return closing;
-}
-
 /* At the client's close one "not held" is enough: the end of the session sees to the rest. */
 static enum hf_step undone(struct acquire *a)
 {
@@ -639,7 +641,8 @@ static enum hf_step take_turn(struct acquire *a)
 	if (!a->slot)
 		return no_memory(a);
 	if (a->slot->busy && a->once)
-		return refuse(a, HF_TIMEOUT, "held by another lock object of this client");
+		return refuse(a, HF_TIMEOUT,
+			      "in use by this client: held, waited for, or being given back");
 	if (a->slot->busy)
 		return hf_op_sleep(&a->op, HF_NEVER, a->slot);
 	a->slot->busy = a->mine = true;
@@ -760,7 +763,7 @@ static enum hf_step watched(struct acquire *a)
 	at = hf_longpoll_next(&a->poll, &a->op.http);
 	if (!somebody_elses(a, &kv)) {
 		a->phase = AGAIN;
-		return hf_op_sleep(&a->op, hf_now() + hf_jitter(0, RUSH), NULL);
+		return hf_op_sleep(&a->op, at + hf_jitter(0, RUSH), NULL);
 	}
 	if (at > hf_now()) {
 		a->phase = LOOK;
@@ -800,6 +803,20 @@ static enum hf_step won(struct acquire *a, uint64_t token)
 	return HF_FINISH;
 }
 
+/* A try that was refused, or that never went out, got nothing; others may have. */
+static void note_outcome(struct acquire *a, enum hf_verdict verdict)
+{
+	const struct hf_http *http = &a->op.http;
+	bool refused = verdict != HF_V_AGAIN;
+	bool unheard = http->error ? !http->maybe_sent : http->status == 429;
+
+	if (refused)
+		a->unsure_until = 0;
+	else if (!unheard)
+		a->unsure_until = http->sent + UNSURE;
+	a->maybe_held = a->unsure_until != 0;
+}
+
 static enum hf_step tried(struct acquire *a)
 {
 	struct hf_error err;
@@ -809,10 +826,7 @@ static enum hf_step tried(struct acquire *a)
 
 	if (verdict == HF_V_OK)
 		return a->why ? undo(a) : won(a, token);
-	if (verdict == HF_V_AGAIN)
-		a->unsure_until = a->op.http.sent + UNSURE;
-	else
-		a->maybe_held = false;
+	note_outcome(a, verdict);
 	if (a->why)
 		return undo(a);
 	if (a->once && a->maybe_held) {
@@ -873,7 +887,8 @@ static enum hf_step acquire_cancel(struct hf_op *op, enum hf_err why)
 	if (a->why) { /* being undone: the grace is over, or the client closes */
 		outcome(a, &err);
 		publish(a, &err);
-		return why == HF_CLOSED && a->phase == UNDO ? undo(a) : HF_STAY;
+		/* A client that closes does not wait for a reply that does not come. */
+		return is_closing(op->client) && a->phase != UNDONE ? undo(a) : HF_STAY;
 	}
 	if (a->phase != TRY)
 		return begin_undo(a, why);
@@ -885,7 +900,8 @@ static enum hf_step acquire_cancel(struct hf_op *op, enum hf_err why)
 
 static const struct hf_kind acquire_kind = {"acquire", acquire_next, acquire_cancel, acquire_free};
 
-static enum hf_err start_acquire_locked(struct acquire *a, struct hf_error *err)
+static enum hf_err start_acquire_locked(struct acquire *a, struct hf_op *spare,
+					struct hf_error *err)
 {
 	struct hf_lock *lock = a->lock;
 
@@ -901,6 +917,7 @@ static enum hf_err start_acquire_locked(struct acquire *a, struct hf_error *err)
 	if (hf_client_submit_locked(lock->client, &a->op, err))
 		return err->code;
 	lock->acquiring = &a->op;
+	lock->spare = spare;
 	lock->lost = false;
 	lock->reason = HF_NO_REASON;
 	return HF_OK;
@@ -910,28 +927,31 @@ enum hf_err hf_lock_acquire(struct hf_lock *lock, int64_t timeout, struct hf_op 
 			    struct hf_error *err)
 {
 	struct acquire *a;
+	struct hf_op *spare;
 
 	if (!hf_client_here(lock->client, err))
 		return err->code;
 	err->code = HF_OK;
+	spare = hf_op_new(lock->client, &release_kind, sizeof(struct release));
 	a = hf_op_new(lock->client, &acquire_kind, sizeof *a);
-	if (!a)
+	if (!a || !spare) {
+		hf_op_unref(spare);
+		hf_op_unref(a ? &a->op : NULL);
 		return hf_err_set(err, HF_NOMEM, "out of memory");
+	}
 	hf_lock_ref(lock);
 	a->lock = lock;
 	a->once = timeout == 0;
 	a->op.deadline = deadline_of(timeout);
-	if (!make_spare(lock)) {
-		hf_op_unref(&a->op);
-		return hf_err_set(err, HF_NOMEM, "out of memory");
-	}
 	pthread_mutex_lock(&lock->client->mutex);
-	start_acquire_locked(a, err);
+	start_acquire_locked(a, spare, err);
 	pthread_mutex_unlock(&lock->client->mutex);
-	if (err->code)
+	if (err->code) {
+		hf_op_unref(spare);
 		hf_op_unref(&a->op);
-	else
+	} else {
 		*out = &a->op;
+	}
 	return err->code;
 }
 

@@ -16,6 +16,19 @@ static void request_free(struct hf_op *op)
 	hf_free(((struct request *)op)->method);
 }
 
+/* A URL for a message: what comes before the @ may be a password. */
+static void describe(struct hf_error *result, const struct request *r)
+{
+	const char *url = hf_buf_text(&r->op.http.url), *host = strstr(url, "://"), *at;
+	int scheme;
+
+	host = host ? host + 3 : url;
+	scheme = (int)(host - url);
+	at = memchr(host, '@', strcspn(host, "/?#"));
+	hf_err_set(result, r->op.http.error, "%s %.*s%s: %s", r->method, scheme, url,
+		   at ? at + 1 : host, r->op.http.message);
+}
+
 static enum hf_step request_next(struct hf_op *op)
 {
 	struct request *r = (struct request *)op;
@@ -26,8 +39,7 @@ static enum hf_step request_next(struct hf_op *op)
 	if (r->asked && !http->error)
 		return HF_SEND;
 	if (http->error)
-		hf_err_set(&result, http->error, "%s %s: %s", r->method, hf_buf_text(&http->url),
-			   http->message);
+		describe(&result, r);
 	r->response = (struct hf_response){
 		.status = http->status,
 		.headers = hf_buf_text(&http->reply_headers),
@@ -47,7 +59,8 @@ const struct hf_response *hf_op_response(struct hf_op *op)
 {
 	struct request *r = (struct request *)op;
 
-	if (op->kind != &request_kind || !hf_op_done(op) || op->result.code)
+	if (!hf_client_here(op->client, NULL) || op->kind != &request_kind || !hf_op_done(op) ||
+	    op->result.code)
 		return NULL;
 	return &r->response;
 }

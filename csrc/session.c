@@ -296,8 +296,10 @@ static enum hf_step created(struct keeper *k)
 
 	if (verdict == HF_V_OK) {
 		extend(k, id);
-		session->watch = hf_monitor_session(session);
-		session->audit = hf_monitor_holds(session);
+		if (!session->closing) {
+			session->watch = hf_monitor_session(session);
+			session->audit = hf_monitor_holds(session);
+		}
 		hf_wake_all(client, session);
 		return keep(k);
 	}

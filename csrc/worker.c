@@ -51,6 +51,7 @@ static void give_easy(struct hf_client *client, CURL *easy)
 
 static void end_transfer(struct hf_client *client, struct hf_op *op, CURL *easy)
 {
+	hf_http_end(&op->http, easy);
 	curl_multi_remove_handle(client->multi, easy);
 	give_easy(client, easy);
 	client->in_flight[op->lane]--;

@@ -134,7 +134,9 @@ end
 
 local function check_nothing_left()
   if package.loaded["holdfast.core"] then
-    -- Threads end in their own time, and on 5.1 a client goes only cycles after the locks that knew it.
+    -- Threads end in their own time, and on 5.1 a client goes only cycles after the locks that knew it. LuaJIT's traces
+    -- keep the upvalues that they were specialized for.
+    if rawget(_G, "jit") then jit.flush() end
     pcall(M.eventually, function()
       collectgarbage()
       return not leftovers()

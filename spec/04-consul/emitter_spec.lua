@@ -52,7 +52,7 @@ describe("an emitter", function()
     local last = 0
     for i, request in ipairs(receiver:log()) do
       assert.are.equal("a_" .. i, request.headers["webhook-id"])
-      assert.is_true(webhook.verify(SECRET, request.headers, request.body))
+      assert.is_true(webhook.verify(SECRET, request.headers, request.body, { fence = true }))
       local token = tonumber(request.headers["webhook-fencing-token"])
       assert.is_true(token >= last)
       last = token
@@ -119,6 +119,21 @@ describe("an emitter", function()
     local requests = receiver:log()
     assert.are.equal(2, #requests)
     assert.is_true(requests[2].received - requests[1].received >= 0.4)
+  end)
+
+  it("stops: what is in flight may end within its grace, and nothing new begins", function()
+    receiver:rule({ delay = 0.3, status = 200 })
+    push(2, "a")
+    local one = emitter()
+    loop.run(function()
+      loop.spawn(function() one:run() end)
+      while receiver:count() == 0 do loop.sleep(0.01) end
+      one:stop(helper.seconds(10))
+    end)
+    assert.are.equal(1, receiver:count(nil, "answered"))
+    assert.are.same({ 1, 1, 0 }, { receiver:count(), one:stats().delivered, one:stats().aborted })
+    assert.are.equal(1, queue:len())
+    assert.is_nil((consul.kv.get(prefix .. "a") or {}).Session)
   end)
 
   it("stops: what is in flight has its grace, then it is aborted and left in the queue", function()

@@ -163,7 +163,7 @@ describe("a key that is no lock's", function()
 end)
 
 describe("the flags of a lock", function()
-  local FLAGS = "3304740253564472344" -- beyond 2^53: a double cannot have it
+  local FLAGS = agent.LOCK_FLAGS -- beyond 2^53: a double cannot have it
   local proxy, key, lock
   before_each(function()
     proxy = helper.proxy()

@@ -1,4 +1,5 @@
 -- Processes that die, end, or have no time for holdfast, against a real agent (67).
+local socket = require("socket")
 local consul = require("spec.support.consul")
 local helper = require("spec.helper")
 
@@ -24,7 +25,9 @@ describe("a process", function()
   end
 
   local function expect_goodbye(code, expected_status, expected_error)
+    local start = socket.gettime()
     local status, out, err = run(code)
+    assert.is_true(socket.gettime() - start < helper.seconds(5))
     assert.are.equal(expected_status, status)
     assert.are.equal("locked\n", out)
     if expected_error then
@@ -66,26 +69,62 @@ describe("a process", function()
     expect_goodbye(LOCKED .. "error('on purpose')", 1, "on purpose")
   end)
 
-  it("that ends in the middle of an acquire and a guarded request says goodbye", function()
-    local server = helper.server()
-    server:rule({ action = "stall" })
-    expect_goodbye(LOCKED .. ([[
-      local other = assert(client:lock(os.getenv("KEY")))
-      local waiting = assert(other:start_lock())
-      local push = assert(lock:start_request({ method = "GET", url = %q, headers = {}, max_body = 1 }))
-      assert(not push:wait(0.1) and not waiting:done())
-    ]]):format(server:url()), 0)
-    assert(server:wait_for(nil, 1, helper.seconds(5), "gone"))
-  end)
+  for _, ending in ipairs({ { "its last line", 0 }, { "an error", 1, "on purpose" } }) do
+    it("that ends by " .. ending[1] .. " in the middle of an acquire and a guarded request says goodbye", function()
+      local server = helper.server()
+      server:rule({ action = "stall" })
+      expect_goodbye(LOCKED .. ([[
+        local other = assert(client:lock(os.getenv("KEY")))
+        local waiting = assert(other:start_lock())
+        local push = assert(lock:start_request({ method = "GET", url = %q, headers = {}, max_body = 1 }))
+        assert(not push:wait(0.1) and not waiting:done())
+        if %d == 1 then error("on purpose") end
+      ]]):format(server:url(), ending[2]), ending[2], ending[3])
+      assert(server:wait_for(nil, 1, helper.seconds(5), "gone"))
+    end)
+  end
 
-  it("that cannot reach Consul any more ends all the same", function()
-    local proxy = helper.proxy()
-    local child = helper.spawn_lua(LOCKED .. "io.read()", { KEY = key, CONSUL_HTTP_ADDR = proxy:address() })
-    assert.are.equal("locked", child:read_line())
+  local ENDINGS = {
+    { "os.exit(0, true)", 0 },
+    { "os.exit(0)", 0 },
+    { "client:close()", 0 },
+  }
+
+  for _, ending in ipairs(ENDINGS) do
+    it("that ends by " .. ending[1] .. " while coroutines wait for a lock and for an answer says goodbye", function()
+      local server = helper.server()
+      server:rule({ action = "stall" })
+      expect_goodbye(LOCKED .. ([[
+        local loop = require("holdfast.loop")
+        client = assert(holdfast.new({ scheduler = "loop", session = { name = os.getenv("KEY") } }))
+        local mine = assert(client:lock(os.getenv("KEY") .. "/mine"))
+        loop.run(function()
+          loop.spawn(function() client:lock(os.getenv("KEY")):lock() end)
+          loop.spawn(function()
+            assert(mine:lock())
+            mine:request({ url = %q, timeout = 100 })
+          end)
+          while client:stats().locks_held == 0 or client:stats().requests < 8 do loop.sleep(0.01) end
+          %s
+        end)
+      ]]):format(server:url(), ending[1]), ending[2])
+      assert(server:wait_for(nil, 1, helper.seconds(5), "gone"))
+      assert.is_nil(holder_of(key .. "/mine"))
+    end)
+  end
+
+  it("that cannot reach Consul any more ends all the same, and soon", function()
+    local proxy, server = helper.proxy(), helper.server()
+    server:rule({ action = "stall" })
+    local child = helper.spawn_lua(LOCKED .. ("client:request({ url = %q, timeout = 100 })"):format(server:url()),
+      { KEY = key, CONSUL_HTTP_ADDR = proxy:address() })
+    assert(server:wait_for(nil, 1, helper.seconds(10)))
     proxy:blackhole(true)
+    local start = socket.gettime()
     child:kill("INT")
     local status = child:wait()
     assert.is_true(status == 1 or status == 128 + 2)
+    assert.is_true(socket.gettime() - start < helper.seconds(4))
     proxy:blackhole(false)
   end)
 

@@ -33,6 +33,7 @@ struct check_test {
 	check_int((int64_t)(got), (int64_t)(want), __FILE__, __LINE__, #got " is " #want)
 #define CHECK_U64(got, want) check_u64((got), (want), __FILE__, __LINE__, #got " is " #want)
 #define CHECK_STR(got, want) check_str((got), (want), __FILE__, __LINE__, #got)
+#define CHECK_HAS(got, part) check_has((got), (part), __FILE__, __LINE__)
 #define REQUIRE(cond) \
 	do { \
 		if (!CHECK(cond)) \
@@ -91,6 +92,17 @@ static inline bool check_str(const char *got, const char *want, const char *file
 		return true;
 	snprintf(text, sizeof text, "%s\n\tgot  %s\n\twant %s", what, got ? got : "(null)",
 		 want ? want : "(null)");
+	check_fail(file, line, text);
+	return false;
+}
+
+static inline bool check_has(const char *got, const char *part, const char *file, int line)
+{
+	char text[2000];
+
+	if (strstr(got, part))
+		return true;
+	snprintf(text, sizeof text, "\"%s\" is not in \"%s\"", part, got);
 	check_fail(file, line, text);
 	return false;
 }

@@ -51,7 +51,7 @@ static struct {
 	struct fake_key keys[64];
 	unsigned index, made, open, most_open;
 	bool alive[FAKE_LOG];
-	char log[FAKE_LOG][160];
+	char log[FAKE_LOG][160], last[160];
 	size_t log_count;
 } fake;
 
@@ -63,6 +63,8 @@ static inline struct fake_key *fake_key(const char *name, size_t len)
 
 	while (key->name[0] && (strncmp(key->name, name, len) || key->name[len]))
 		key++;
+	if (key == fake.keys + CHECK_COUNT(fake.keys) - 1)
+		abort();
 	if (!key->name[0])
 		snprintf(key->name, sizeof key->name, "%.*s", (int)len, name);
 	return key;
@@ -145,8 +147,8 @@ static inline int fake_on_key(const char *method, const char *path, struct fake_
 	if (!key->exists)
 		return 404;
 	snprintf(a->body, sizeof a->body,
-		 "[{\"Key\":\"%s\",\"Flags\":" FAKE_FLAGS ",\"ModifyIndex\":%u%s%s%s}]", key->name,
-		 key->changed, key->holder[0] ? ",\"Session\":\"" : "", key->holder,
+		 "[{\"Key\":\"%.63s\",\"Flags\":" FAKE_FLAGS ",\"ModifyIndex\":%u%s%.63s%s}]",
+		 key->name, key->changed, key->holder[0] ? ",\"Session\":\"" : "", key->holder,
 		 key->holder[0] ? "\"" : "");
 	return 200;
 }
@@ -235,9 +237,10 @@ static inline void fake_note(struct fake_connection *c, const char *body)
 	int line = (int)strcspn(c->text, "\r");
 
 	c->noted = true;
+	snprintf(fake.last, sizeof fake.last, "%.*s %.120s", line > 9 ? line - 9 : 0, c->text,
+		 body);
 	if (fake.log_count < FAKE_LOG)
-		snprintf(fake.log[fake.log_count++], sizeof *fake.log, "%.*s %.120s",
-			 line > 9 ? line - 9 : 0, c->text, body);
+		memcpy(fake.log[fake.log_count++], fake.last, sizeof fake.last);
 	pthread_cond_broadcast(&fake.changed);
 }
 
@@ -247,7 +250,7 @@ static inline const char *fake_rule(void)
 	for (size_t i = 0; i < fake.rule_count; i++) {
 		struct fake_rule *rule = &fake.rules[i];
 
-		if (rule->times && strstr(fake.log[fake.log_count - 1], rule->pattern)) {
+		if (rule->times && strstr(fake.last, rule->pattern)) {
 			rule->times -= rule->times > 0;
 			return rule->answer;
 		}
@@ -439,6 +442,17 @@ static inline size_t fake_seen_locked(const char *pattern)
 	return count;
 }
 
+/* Forgets requests, rules, sessions and keys: a new Consul on the same address. */
+static inline void fake_forget(void)
+{
+	pthread_mutex_lock(&fake.mutex);
+	fake.rule_count = fake.log_count = 0;
+	fake.made = 0;
+	memset(fake.alive, 0, sizeof fake.alive);
+	memset(fake.keys, 0, sizeof fake.keys);
+	pthread_mutex_unlock(&fake.mutex);
+}
+
 /* How many requests contained pattern so far. */
 static inline size_t fake_seen(const char *pattern)
 {
@@ -507,6 +521,25 @@ static inline void fake_kill(const char *session)
 	fake_end_session(session);
 	eventfd_write(fake.wake, 1);
 	pthread_mutex_unlock(&fake.mutex);
+}
+
+/* Makes session number live, as if somebody else had made it. */
+static inline void fake_make(unsigned number)
+{
+	pthread_mutex_lock(&fake.mutex);
+	fake.alive[number] = true;
+	pthread_mutex_unlock(&fake.mutex);
+}
+
+/* How many connections are open, or with most the most that ever were at once. */
+static inline unsigned fake_connections(bool most)
+{
+	unsigned count;
+
+	pthread_mutex_lock(&fake.mutex);
+	count = most ? fake.most_open : fake.open;
+	pthread_mutex_unlock(&fake.mutex);
+	return count;
 }
 
 static inline unsigned fake_sessions(void)

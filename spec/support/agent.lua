@@ -5,7 +5,9 @@ local consul = require("spec.support.consul")
 local helper = require("spec.helper")
 
 local M = {
-  SEMAPHORE_FLAGS = "16210313421097356768", -- those of Go's semaphores
+  -- What Go's client gives the keys of its locks and of its semaphores.
+  LOCK_FLAGS = "3304740253564472344",
+  SEMAPHORE_FLAGS = "16210313421097356768",
 }
 
 --- The session that holds a key on the server; nil when none does.
@@ -28,11 +30,16 @@ function M.code_of(ok, message, code)
   return code
 end
 
---- A session made elsewhere that holds key. Answers its id.
+--- A session made elsewhere that holds key as Go's client would. Answers its id.
 function M.occupy(key, options)
   local session = helper.session(options or { LockDelay = "0s" })
-  assert(consul.kv.put(key, "elsewhere", { acquire = session, flags = "3304740253564472344" }))
+  assert(consul.kv.put(key, "elsewhere", { acquire = session, flags = M.LOCK_FLAGS }))
   return session
+end
+
+--- Gives back what occupy took.
+function M.vacate(key, session)
+  assert(consul.kv.put(key, "elsewhere", { release = session, flags = M.LOCK_FLAGS }))
 end
 
 return M

@@ -15,8 +15,8 @@ local M = {
   INFO = "^GET /v1/session/info/",
   KEY = "^GET /v1/kv/", -- any read of a key
   POLL = "^GET /v1/kv/.*[?&]index=", -- only those that wait
-  TXN = "^PUT /v1/txn$", -- a lock or an unlock
-  AUDIT = "^PUT /v1/txn%?",
+  TXN = "^PUT /v1/txn$", -- a lock or an unlock, of a client without datacenter and the like
+  AUDIT = "^PUT /v1/txn%?.*consistent",
 
   FLAGS = "3304740253564472344", -- what a lock's key has
 }
@@ -24,6 +24,15 @@ local M = {
 --- The id of the nth session that the fake makes.
 function M.id(n)
   return ("00000000-0000-4000-8000-%012d"):format(n)
+end
+
+--- The patterns of renewals of that session, and of looks at it.
+function M.renew(n)
+  return M.RENEW .. M.id(n):gsub("%-", "%%-")
+end
+
+function M.info(n)
+  return M.INFO .. M.id(n):gsub("%-", "%%-")
 end
 
 --- The answer to a read of a key that session ("" for none) has: a rule without match.
@@ -54,7 +63,7 @@ local function json(body, index)
   return { status = 200, headers = index and { ["x-consul-index"] = index }, body = body }
 end
 
-local SESSIONS = 8 -- so many have an id of their own, and the last one's is given out again and again
+local SESSIONS = 12 -- so many have an id of their own, and the last one's is given out again and again
 
 --- The token of every lock that the fake gives.
 M.TOKEN = 20
@@ -71,7 +80,8 @@ function M.consul()
   server:rule({ match = M.INFO .. ".*index=", action = "stall" })
   server:rule(M.on(M.INFO, json("[{\"ID\":\"-\"}]", "10")))
   server:rule(M.on(M.AUDIT, json("{\"Results\":[],\"Errors\":null}")))
-  server:rule(M.on(M.TXN, json(("{\"Results\":[{\"KV\":{\"ModifyIndex\":%d}}],\"Errors\":null}"):format(M.TOKEN))))
+  local done = "{\"Results\":[{\"KV\":{\"ModifyIndex\":%d}}],\"Errors\":null}"
+  server:rule(M.on("^PUT /v1/txn", json(done:format(M.TOKEN))))
   server:rule({ match = M.KEY, status = 404, headers = { ["x-consul-index"] = "19" } })
   return server
 end

@@ -1,0 +1,262 @@
+-- The lease: how it is renewed, what it survives, and what ends it.
+local socket = require("socket")
+local consul = require("spec.support.consul")
+local fake = require("spec.support.fake")
+local helper = require("spec.helper")
+
+describe("the lease of a lock", function()
+  local server, client, lock
+  before_each(function() server = fake.consul() end)
+  after_each(function()
+    client, lock = nil, nil
+    helper.finish()
+  end)
+
+  -- A held lock whose session has this TTL. Rules that come in its way have been made before.
+  local function hold(ttl, options)
+    local given = { address = server:address(), session = { ttl = ttl } }
+    for name, value in pairs(options or {}) do given[name] = value end
+    client = helper.client(given)
+    lock = assert(client:lock("k"))
+    assert(lock:lock(helper.seconds(5)))
+    return lock
+  end
+
+  local function renewals(n, seconds, state)
+    return assert(server:wait_for(fake.RENEW, n, helper.seconds(seconds), state))
+  end
+
+  local function reason_of_loss(seconds)
+    local reason = assert(lock:wait_lost(helper.seconds(seconds)))
+    local _, lost = lock:lost()
+    assert.are.equal(reason, lost)
+    return reason
+  end
+
+  it("is renewed every third of the TTL, give or take a tenth", function()
+    hold(0.9)
+    local log = renewals(4, 5)
+    for i = 2, #log do
+      local gap = log[i].received - log[i - 1].received
+      assert.is_true(gap > 0.26 and gap < 0.33 + helper.seconds(0.1), ("%.3f s"):format(gap))
+    end
+    assert.is_true(client:stats().renewals >= 3)
+    assert.are.equal(0, client:stats().renew_failures)
+    assert.is_true(lock:held())
+  end)
+
+  it("is not renewed in step with that of others", function()
+    local before, clients = {}, {}
+    for i = 1, 8 do
+      clients[i] = helper.client({ address = server:address(), session = { ttl = 1.5 } })
+      assert(assert(clients[i]:lock("k" .. i)):start_lock())
+    end
+    local log = renewals(8, 5)
+    for i = 2, 8 do before[i - 1] = log[i].received - log[1].received end
+    assert.is_true(before[7] > 0.01, ("all within %.3f s"):format(before[7]))
+  end)
+
+  it("is long again after a renewal, and counts from when that was sent", function()
+    server:rule({ match = fake.RENEW, first = true, times = 1, delay = 0.3, status = 200,
+      body = "[{\"ID\":\"-\",\"TTL\":\"1500ms\"}]" })
+    hold(1.5)
+    local sent = renewals(1, 5, "answered")[1].received
+    helper.eventually(function() return client:stats().renewals == 1 end)
+    local left, since = lock:remaining(), socket.gettime() - sent
+    assert.is_true(left < 1.5 * 0.99 - 0.15 - since + 0.05, ("%.3f s left after %.3f s"):format(left, since))
+    assert.is_true(left > 1.5 * 0.99 - 0.15 - since - helper.seconds(0.2))
+  end)
+
+  it("is as short as the server makes it", function()
+    server:rule({ match = fake.RENEW, first = true, status = 200, body = "[{\"ID\":\"-\",\"TTL\":\"800ms\"}]" })
+    hold(1.2)
+    renewals(1, 5, "answered")
+    helper.eventually(function() return client:stats().renewals == 1 end)
+    assert.is_true(lock:remaining() < 0.8)
+  end)
+
+  it("is never longer than was asked for, whatever the server makes of it", function()
+    server:rule({ match = fake.RENEW, first = true, status = 200, body = "[{\"ID\":\"-\",\"TTL\":\"1h0m0s\"}]" })
+    hold(0.9)
+    renewals(2, 5, "answered")
+    assert.is_true(lock:remaining() < 0.9)
+  end)
+
+  it("is over at once when the server says 404 to a renewal", function()
+    server:rule({ match = fake.RENEW, first = true, status = 404, body = "Session id 'x' not found" })
+    hold(1.2)
+    local answered = renewals(1, 5, "answered")[1].answered
+    assert.are.equal("session", reason_of_loss(0.5))
+    assert.is_true(socket.gettime() - answered < helper.seconds(0.3))
+    assert.are.same({ false, "session" }, { lock:held() })
+    assert.are.equal(1, client:stats().losses.session)
+    assert.are.equal("LOST", fake.code_of(lock:unlock(0)))
+    assert(lock:lock(5))
+    assert.are.equal(fake.id(2), lock:session())
+    assert.are.equal(1, server:count(fake.renew(1)))
+  end)
+
+  local PASSING = {
+    ["500"] = { status = 500, body = "No cluster leader" }, ["429"] = { status = 429 }, ["503"] = { status = 503 },
+    ["403"] = { status = 403, body = "ACL not found" }, ["200 with a page"] = { status = 200, body = "<html>" },
+    ["200 with an empty list"] = { status = 200, body = "[]" }, ["301"] = { status = 301 },
+    ["garbage"] = { raw = "\0\1\2\3" }, ["nothing, and the connection breaks,"] = { action = "close" },
+    ["500 UUID must be 36 characters"] = { status = 500, body = "failed session lookup: UUID must be 36 characters" },
+  }
+
+  it("survives every kind of trouble that is shorter than itself", function()
+    local locks = {}
+    client = helper.client({ address = server:address(), session = { ttl = 0.9 } })
+    for kind, answer in pairs(PASSING) do
+      local n = #locks + 1
+      server:rule(fake.on(fake.renew(n), answer, { first = true, times = 1 }))
+      locks[n] = assert(client:lock({ key = kind, session_name = kind }))
+      assert(locks[n]:lock(helper.seconds(5)))
+    end
+    for n, each in ipairs(locks) do
+      assert(server:wait_for(fake.renew(n), 2, helper.seconds(5), "answered"))
+      helper.eventually(function() return each:remaining() > 0.5, each:key() end, 0.5)
+      assert.is_true(each:held(), each:key())
+    end
+    assert.is_true(client:stats().renew_failures >= #locks - 1) -- libcurl may have repeated the broken one itself
+  end)
+
+  it("is over at its deadline, not before, when every renewal is refused", function()
+    server:rule(fake.on(fake.RENEW, PASSING["403"], { first = true }))
+    hold(1.2)
+    local left, start = lock:remaining(), socket.gettime()
+    assert.are.equal("deadline", reason_of_loss(3))
+    local took = socket.gettime() - start
+    assert.is_true(took > left - 0.05 and took < left + helper.seconds(0.3), ("%.3f of %.3f s"):format(took, left))
+    assert.is_true(client:stats().renew_failures >= 2)
+    assert.are.equal(0, lock:remaining())
+  end)
+
+  it("is over at its deadline when the server says nothing any more", function()
+    hold(0.9)
+    server:blackhole(true)
+    local left, start = lock:remaining(), socket.gettime()
+    assert.are.equal("deadline", reason_of_loss(2))
+    assert.is_true(socket.gettime() - start < left + 0.33 + helper.seconds(0.3)) -- a renewal was on its way, maybe
+    client:abandon()
+    server:blackhole(false)
+  end)
+
+  it("leaves a client that goes on, and no session, when it ends with a renewal on its way", function()
+    local locks = {}
+    client = helper.client({ address = server:address(), session = { ttl = 0.6 } })
+    server:rule({ match = fake.RENEW, first = true, action = "stall" })
+    for n = 1, 6 do
+      locks[n] = assert(client:lock({ key = "k" .. n, session_name = "session " .. n }))
+      assert(locks[n]:lock(helper.seconds(5)))
+    end
+    for _, each in ipairs(locks) do assert.are.equal("deadline", (each:wait_lost(helper.seconds(2)))) end
+    assert(server:wait_for(fake.DESTROY, #locks, helper.seconds(2), "answered"))
+    assert(locks[1]:lock(helper.seconds(2)))
+  end)
+
+  it("survives a renewal that stalls for longer than an attempt may take: the next one has a new connection", function()
+    server:rule({ match = fake.RENEW, first = true, times = 1, action = "stall" })
+    hold(1.8)
+    local log = renewals(2, 5)
+    assert.are_not.equal(log[1].connection, log[2].connection)
+    assert.is_true(lock:held())
+    helper.eventually(function() return lock:remaining() > 1.2 end)
+    assert.are.equal(1, client:stats().renew_failures)
+    assert.are.equal(1, server:count(fake.RENEW, "gone"))
+  end)
+
+  it("does not wait for its turn behind commands that stall", function()
+    hold(0.9)
+    server:rule({ match = fake.TXN, first = true, action = "stall" })
+    for i = 1, 6 do assert(assert(client:lock("k" .. i)):start_lock()) end
+    local before = server:count(fake.RENEW)
+    renewals(before + 4, 5)
+    assert.is_true(lock:held())
+    client:abandon()
+  end)
+
+  it("is not renewed any more once the client is closed", function()
+    hold(0.9)
+    renewals(1, 5)
+    client:close()
+    local before = server:count(fake.RENEW)
+    assert.is_nil(server:wait_for(fake.RENEW, before + 1, 0.5))
+    assert.are.equal(1, server:count(fake.DESTROY))
+  end)
+
+  it("survives a watch that says the session is gone, or hidden, while renewals are answered", function()
+    server:rule({ match = fake.INFO, first = true, status = 200, headers = { ["x-consul-index"] = "9" }, body = "[]" })
+    hold(1.5)
+    renewals(4, 10, "answered")
+    assert.is_true(lock:held())
+    local infos, renewed = server:count(fake.INFO), server:count(fake.RENEW)
+    assert.is_true(infos <= 6 and renewed <= 8, ("%d looks, %d renewals"):format(infos, renewed))
+  end)
+
+  it("survives a watch that is refused, or whose index stands still, and does not look all the time", function()
+    local answers = {
+      { status = 403, body = "Permission denied" }, { status = 429 }, { status = 500 }, { status = 404 },
+      { status = 200, headers = { ["x-consul-index"] = "9" }, body = "[{\"ID\":\"-\"}]" },
+      { status = 200, body = "[{\"ID\":\"-\"}]" }, -- no index
+      { status = 200, headers = { ["x-consul-index"] = "9" }, body = "<html>" },
+    }
+    local locks = {}
+    client = helper.client({ address = server:address(), session = { ttl = 0.9 } })
+    for n, answer in ipairs(answers) do
+      server:rule(fake.on(fake.info(n), answer, { first = true }))
+      locks[n] = assert(client:lock({ key = "k" .. n, session_name = "session " .. n }))
+      assert(locks[n]:lock(helper.seconds(5)))
+    end
+    for n, each in ipairs(locks) do
+      assert(server:wait_for(fake.renew(n), 3, helper.seconds(5), "answered"))
+      assert.is_true(each:held())
+      local looks = server:count(fake.info(n))
+      assert.is_true(looks >= 2 and looks <= 12, looks .. " looks")
+    end
+  end)
+
+  it("ends within a moment when the watch says gone and the renewal agrees", function()
+    hold(9)
+    server:rule({ match = fake.RENEW, first = true, status = 404 })
+    server:rule({ match = fake.INFO, first = true, status = 200, headers = { ["x-consul-index"] = "9" }, body = "[]" })
+    server:drop() -- so that it looks anew
+    local start = socket.gettime()
+    assert.are.equal("session", reason_of_loss(5))
+    assert.is_true(socket.gettime() - start < helper.seconds(1.5)) -- the first renewal is due after 3 s
+  end)
+end)
+
+describe("the session of a lock through a proxy", function()
+  local client, lock
+  after_each(function()
+    client, lock = nil, nil
+    helper.finish()
+  end)
+
+  it("is watched by one long poll, which notices at once that somebody destroyed it", function()
+    local proxy = helper.proxy()
+    client = helper.client({ address = proxy:address() })
+    lock = assert(client:lock(helper.unique_key()))
+    assert(lock:lock(helper.seconds(5)))
+    assert(proxy:wait_for(fake.INFO .. ".*index=", 1, helper.seconds(5)))
+    local start = socket.gettime()
+    consul.session.destroy(lock:session())
+    assert.are.equal("session", (lock:wait_lost(helper.seconds(5))))
+    assert.is_true(socket.gettime() - start < helper.seconds(1))
+    assert.matches("wait=%d%d+ms", proxy:log(fake.INFO .. ".*index=")[1].target)
+  end)
+
+  it("is watched again after the poll has been cut", function()
+    local proxy = helper.proxy()
+    client = helper.client({ address = proxy:address() })
+    lock = assert(client:lock(helper.unique_key()))
+    assert(lock:lock(helper.seconds(5)))
+    assert(proxy:wait_for(fake.INFO .. ".*index=", 1, helper.seconds(5)))
+    proxy:drop("reset")
+    assert(proxy:wait_for(fake.INFO .. ".*index=", 2, helper.seconds(5)))
+    assert.is_true(lock:held())
+    consul.session.destroy(lock:session())
+    assert.are.equal("session", (lock:wait_lost(helper.seconds(5))))
+  end)
+end)

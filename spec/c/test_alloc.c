@@ -1,0 +1,360 @@
+/* test_alloc.c: every allocation fails once, and then all from it on, while a client goes through
+ * its life. Whatever happens, each call answers, nothing crashes, hangs or leaks. cJSON's memory
+ * fails too, and libcurl's in a test of its own. */
+#include "alloc.h"
+#include "check.h"
+#include "fake.h"
+#include "hf.h"
+#include "hold.h"
+
+#include <cjson/cJSON.h>
+#include <curl/curl.h>
+#include <errno.h>
+#include <sys/wait.h>
+
+/* Lives go on in so many processes at once: most of their time they wait for the next try. */
+#define PROCESSES 32
+
+static atomic_bool curl_fails;
+
+static void *curl_malloc(size_t size)
+{
+	return atomic_load(&curl_fails) ? hf_malloc(size) : malloc(size);
+}
+
+static void *curl_calloc(size_t count, size_t size)
+{
+	return atomic_load(&curl_fails) ? hf_calloc(count, size) : calloc(count, size);
+}
+
+static void *curl_realloc(void *old, size_t size)
+{
+	return atomic_load(&curl_fails) ? hf_realloc(old, size) : realloc(old, size);
+}
+
+static char *curl_strdup(const char *text)
+{
+	return atomic_load(&curl_fails) ? hf_strdup(text) : strdup(text);
+}
+
+/* ---- the scenario ------------------------------------------------------------------------- */
+
+struct life {
+	long n; /* the allocation that fails */
+	bool lasting; /* and all after it */
+	int64_t timeout; /* of acquire, release and destroy */
+	bool guarded, monitored, external, own;
+};
+
+#define EXTERNAL "5e551014-0000-0000-0000-000000000077"
+
+/* Says what is wrong with a result, and for which allocation. */
+static bool allowed(const struct life *life, const char *call, enum hf_err code)
+{
+	char text[600];
+
+	switch (code) {
+	case HF_OK:
+	case HF_NOMEM:
+	case HF_PROTOCOL: /* cJSON had no memory: a reply that was not understood */
+		return true;
+	case HF_CONNECT: /* libcurl's way of saying it, now and then */
+	case HF_TLS:
+		if (atomic_load(&curl_fails))
+			return true;
+		break;
+	case HF_TIMEOUT: /* the worker tried again until the time was up */
+		if (life->timeout > 0)
+			return true;
+		break;
+	default:
+		break;
+	}
+	snprintf(text, sizeof text, "allocation %ld: %s answers %s: %s", life->n, call,
+		 hf_err_code(code), err.message);
+	return check_that(false, __FILE__, __LINE__, text);
+}
+
+/* While it is held. Answers whether it has been given back. */
+static bool use(const struct life *life)
+{
+	enum hf_err code;
+
+	CHECK(state_of(lock).held && state_of(lock).token);
+	if (life->guarded)
+		allowed(life, "request", start_get(client, lock, "/", &op) ? err.code : finish(op));
+	op = NULL;
+	code = release(lock, life->timeout);
+	allowed(life, "release", code);
+	CHECK(!state_of(lock).held);
+	return !code;
+}
+
+static void with_a_lock(const struct life *life)
+{
+	bool given_back = true;
+
+	if (!acquire(lock, life->timeout)) {
+		given_back = use(life);
+	} else {
+		allowed(life, "acquire", err.code);
+		CHECK(!state_of(lock).held);
+		CHECK_INT(release(lock, 0), HF_NOT_HELD);
+	}
+	if (destroy(lock, life->timeout) != HF_IN_USE || given_back)
+		allowed(life, "destroy", err.code);
+}
+
+/* Answers false when nothing failed: the end has been reached. */
+static bool live(const struct life *life)
+{
+	const struct hf_session_opts session = {.name = "own", .ttl = 20000};
+	const struct hf_lock_opts lock_opts = {
+		.key = "k",
+		.value = "v",
+		.value_len = 1,
+		.session = life->external ? EXTERNAL : NULL,
+		.session_opts = life->own ? &session : NULL,
+		.monitor_key = life->monitored,
+	};
+	bool failed;
+
+	fake_forget();
+	fake_make(77);
+	hf_alloc_fail(life->n, life->lasting);
+	if (hf_client_new(&opts, &client, &err)) {
+		CHECK_INT(err.code, HF_NOMEM);
+	} else if (hf_lock_new(client, &lock_opts, &lock, &err)) {
+		CHECK_INT(err.code, HF_NOMEM);
+	} else {
+		with_a_lock(life);
+		/* Saying goodbye without memory is tried for three seconds. */
+		CHECK_INT(hf_client_close(client, !life->lasting, &err), HF_OK);
+	}
+	failed = hf_alloc_count() >= life->n;
+	close_all();
+	if (!life->lasting)
+		check_that(!fake_held("k"), __FILE__, __LINE__, "the key is free afterwards");
+	hf_alloc_fail(0, 0);
+	return failed;
+}
+
+static void begin(void)
+{
+	fake_start();
+	default_opts();
+	CHECK(nothing_is_left());
+}
+
+static void end(void)
+{
+	atomic_store(&curl_fails, false);
+	hf_alloc_fail(0, 0);
+	close_all();
+	fake_stop();
+}
+
+/* In a process of its own: every so manieth allocation, from n on. */
+static void live_on(struct life life, int step)
+{
+	long first = life.n;
+
+	atomic_store(&check_failures, 0);
+	begin();
+	while (live(&life) && !atomic_load(&check_failures))
+		life.n += step;
+	CHECK(life.n > first); /* something failed at all */
+	end();
+	exit(atomic_load(&check_failures) != 0);
+}
+
+/* Valgrind is too slow for every single allocation of libcurl's. */
+static int step_between(void)
+{
+	const char *mode = getenv("HF_MODE");
+
+	return mode && !strcmp(mode, "valgrind") && atomic_load(&curl_fails) ? 7 : 1;
+}
+
+/* From the first allocation to the last. */
+static void live_through(struct life life)
+{
+	pid_t children[PROCESSES];
+	int status, step = step_between();
+
+	for (int i = 0; i < PROCESSES; i++) {
+		life.n = 1 + i * step;
+		children[i] = fork();
+		if (children[i] == 0)
+			live_on(life, PROCESSES * step);
+	}
+	for (int i = 0; i < PROCESSES; i++)
+		CHECK(waitpid(children[i], &status, 0) == children[i] && status == 0);
+}
+
+/* ---- tests -------------------------------------------------------------------------------- */
+
+static void one_failure_is_survived(void)
+{
+	live_through((struct life){.guarded = true});
+}
+
+static void one_failure_is_made_good_by_another_try(void)
+{
+	live_through((struct life){.timeout = 5000});
+}
+
+static void one_failure_with_a_monitored_key_is_survived(void)
+{
+	live_through((struct life){.monitored = true});
+}
+
+static void one_failure_with_an_external_session_is_survived(void)
+{
+	live_through((struct life){.external = true});
+}
+
+static void one_failure_with_a_session_of_its_own_is_survived(void)
+{
+	live_through((struct life){.own = true});
+}
+
+static void lasting_failure_is_survived(void)
+{
+	live_through((struct life){.lasting = true, .guarded = true});
+}
+
+static void lasting_failure_ends_in_time(void)
+{
+	live_through((struct life){.lasting = true, .timeout = 20});
+}
+
+static void one_failure_inside_libcurl_is_survived(void)
+{
+	atomic_store(&curl_fails, true);
+	live_through((struct life){.guarded = true});
+}
+
+static void one_failure_inside_libcurl_is_made_good_by_another_try(void)
+{
+	atomic_store(&curl_fails, true);
+	live_through((struct life){.timeout = 5000});
+}
+
+static void lasting_failure_inside_libcurl_is_survived(void)
+{
+	atomic_store(&curl_fails, true);
+	live_through((struct life){.lasting = true, .guarded = true});
+}
+
+static void close_without_memory_is_bounded(void)
+{
+	int64_t begun;
+
+	begin();
+	client = new_client();
+	lock = new_lock(client, "k");
+	CHECK_INT(acquire(lock, -1), HF_OK);
+	hf_alloc_fail(1, 1);
+	begun = hf_now();
+	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
+	CHECK(hf_now() - begun < 6000);
+}
+
+static void options_are_copied_whole_or_not_at_all(void)
+{
+	const char *list[] = {"a", "b"};
+	long n = 0;
+
+	begin();
+	opts.token = opts.auth = opts.datacenter = opts.ns = opts.partition = "x";
+	opts.unix_socket = opts.ca_file = opts.ca_path = opts.cert_file = opts.key_file = "y";
+	opts.connect_to = "::127.0.0.1:1";
+	opts.session.behavior = opts.session.node = "z";
+	opts.session.checks = opts.session.service_checks = (struct hf_list){list, 2};
+	atomic_store(&curl_fails, true);
+	do {
+		hf_alloc_fail(++n, 0);
+		if (hf_client_new(&opts, &client, &err))
+			CHECK_INT(err.code, HF_NOMEM);
+		hf_client_drop(client);
+		client = NULL;
+		CHECK(nothing_is_left());
+	} while (hf_alloc_count() >= n);
+	CHECK(n > 25);
+}
+
+static void a_request_is_copied_whole_or_not_at_all(void)
+{
+	const char *headers[] = {"A: 1", "B: 2"};
+	char url[100];
+	struct hf_request req = {.method = "POST",
+				 .url = url,
+				 .headers = {headers, 2},
+				 .body = "body",
+				 .body_len = 4,
+				 .timeout = -1,
+				 .max_body = 10};
+	long n = 0;
+
+	begin();
+	client = new_client();
+	snprintf(url, sizeof url, "%s/", fake.base);
+	atomic_store(&curl_fails, true);
+	do {
+		hf_alloc_fail(++n, 0);
+		allowed(&(struct life){.n = n}, "request",
+			hf_request_start(client, NULL, &req, &op, &err) ? err.code : finish(op));
+		op = NULL;
+	} while (hf_alloc_count() >= n);
+	CHECK(n > 10);
+}
+
+static void polling_many_descriptors_may_fail(void)
+{
+	int fds[65];
+	bool ready[65];
+
+	for (int i = 0; i < 65; i++)
+		fds[i] = -1;
+	hf_alloc_fail(1, 0);
+	errno = 0;
+	CHECK_INT(hf_poll(fds, 65, 0, ready), -1);
+	CHECK_INT(errno, ENOMEM);
+	CHECK_INT(hf_poll(fds, 65, 0, ready), 0);
+}
+
+/* Children start threads, under ThreadSanitizer too. */
+const char *__tsan_default_options(void);
+__attribute__((visibility("default"))) const char *__tsan_default_options(void)
+{
+	return "die_after_fork=0";
+}
+
+static const struct check_test tests[] = {
+	TEST(one_failure_is_survived),
+	TEST(one_failure_is_made_good_by_another_try),
+	TEST(one_failure_with_a_monitored_key_is_survived),
+	TEST(one_failure_with_an_external_session_is_survived),
+	TEST(one_failure_with_a_session_of_its_own_is_survived),
+	TEST(lasting_failure_is_survived),
+	TEST(lasting_failure_ends_in_time),
+	TEST(one_failure_inside_libcurl_is_survived),
+	TEST(one_failure_inside_libcurl_is_made_good_by_another_try),
+	TEST(lasting_failure_inside_libcurl_is_survived),
+	TEST(close_without_memory_is_bounded),
+	TEST(options_are_copied_whole_or_not_at_all),
+	TEST(a_request_is_copied_whole_or_not_at_all),
+	TEST(polling_many_descriptors_may_fail),
+};
+
+int main(int argc, char **argv)
+{
+	cJSON_Hooks hooks = {hf_malloc, hf_free};
+
+	cJSON_InitHooks(&hooks);
+	if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, curl_malloc, hf_free, curl_realloc,
+				 curl_strdup, curl_calloc))
+		return 1;
+	return check_main(argc, argv, tests, CHECK_COUNT(tests), end);
+}
