@@ -900,7 +900,7 @@ static enum hf_step acquire_cancel(struct hf_op *op, enum hf_err why)
 
 static const struct hf_kind acquire_kind = {"acquire", acquire_next, acquire_cancel, acquire_free};
 
-static enum hf_err start_acquire_locked(struct acquire *a, struct hf_op *spare,
+static enum hf_err start_acquire_locked(struct acquire *a, struct hf_op **spare,
 					struct hf_error *err)
 {
 	struct hf_lock *lock = a->lock;
@@ -917,7 +917,10 @@ static enum hf_err start_acquire_locked(struct acquire *a, struct hf_op *spare,
 	if (hf_client_submit_locked(lock->client, &a->op, err))
 		return err->code;
 	lock->acquiring = &a->op;
-	lock->spare = spare;
+	if (!lock->spare) { /* a hold that was lost has left its own behind */
+		lock->spare = *spare;
+		*spare = NULL;
+	}
 	lock->lost = false;
 	lock->reason = HF_NO_REASON;
 	return HF_OK;
@@ -944,14 +947,13 @@ enum hf_err hf_lock_acquire(struct hf_lock *lock, int64_t timeout, struct hf_op 
 	a->once = timeout == 0;
 	a->op.deadline = deadline_of(timeout);
 	pthread_mutex_lock(&lock->client->mutex);
-	start_acquire_locked(a, spare, err);
+	start_acquire_locked(a, &spare, err);
 	pthread_mutex_unlock(&lock->client->mutex);
-	if (err->code) {
-		hf_op_unref(spare);
+	hf_op_unref(spare);
+	if (err->code)
 		hf_op_unref(&a->op);
-	} else {
+	else
 		*out = &a->op;
-	}
 	return err->code;
 }
 

@@ -46,7 +46,7 @@ describe("contenders in clients of their own", function()
     local start = core.now()
     assert.are.equal("TIMEOUT", code_of(second:lock("250ms")))
     local took = core.now() - start
-    assert.is_true(took >= 0.25)
+    assert.is_true(took >= 0.249) -- it counts in whole milliseconds
     assert.is_true(took < helper.seconds(1))
     assert(first:unlock())
     assert.is_true(second:lock("250ms"))

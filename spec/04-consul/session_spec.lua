@@ -128,7 +128,8 @@ describe("a session of a lock's own", function()
 
   it("has the options that the lock was given, and those of the client where it was given none", function()
     local client = helper.client({ session = { ttl = "30s", lock_delay = "7s" } })
-    local lock = assert(client:lock({ key = key, session_name = "own", session_opts = { behavior = "delete", checks = {} } }))
+    local lock = assert(client:lock({ key = key, session_name = "own",
+      session_opts = { behavior = "delete", checks = {} } }))
     assert(lock:lock())
     local info = consul.session.info(lock:session())
     assert.are.same({ "own", "30000ms", 7e9, "delete" }, { info.Name, info.TTL, info.LockDelay, info.Behavior })
