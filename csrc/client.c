@@ -74,6 +74,16 @@ enum hf_err hf_client_closed_locked(struct hf_client *client, struct hf_error *e
 	return hf_err_set(err, HF_CLOSED, "the client of %s is closed", client->opts.base);
 }
 
+bool hf_client_is_closing(struct hf_client *client)
+{
+	bool closing;
+
+	pthread_mutex_lock(&client->mutex);
+	closing = client->closing;
+	pthread_mutex_unlock(&client->mutex);
+	return closing;
+}
+
 enum hf_err hf_client_submit_locked(struct hf_client *client, struct hf_op *op,
 				    struct hf_error *err)
 {

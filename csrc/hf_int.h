@@ -93,6 +93,8 @@ void hf_op_finish_locked(struct hf_op *op, const struct hf_error *result);
 void hf_op_finish(struct hf_op *op, const struct hf_error *result);
 /* Fills *err the way an op answers that was stopped because of why. */
 enum hf_err hf_op_why(const struct hf_op *op, enum hf_err why, struct hf_error *err);
+/* The deadline of an op that begins now. A timeout of 0 is one try, which has none. */
+int64_t hf_op_deadline(int64_t timeout);
 /* Asks it to end early: takes effect on the worker, which gets woken. */
 void hf_op_stop_locked(struct hf_op *op, enum hf_err why);
 
@@ -142,6 +144,7 @@ void hf_client_ref(struct hf_client *client);
 void hf_client_unref(struct hf_client *client);
 /* Fills *err with CLOSED, and answers that, once the client is closing. */
 enum hf_err hf_client_closed_locked(struct hf_client *client, struct hf_error *err);
+bool hf_client_is_closing(struct hf_client *client);
 /* Asks the worker to end within limit ms; does not wait for it. */
 void hf_client_shut(struct hf_client *client, bool tell, int64_t limit);
 /* Hands a new op to the worker, which is started if need be, and takes a reference on it for the
@@ -234,13 +237,14 @@ void hf_session_doubt(struct hf_session *session);
 /* Looks at the lease: when it is over, everything held through it is lost. Answers whether the
  * session can be relied on at this moment. */
 bool hf_session_alive_locked(struct hf_session *session);
+bool hf_session_over(struct hf_session *session);
 /* How often to ask after the session and its holds, ms. */
 int64_t hf_session_interval(const struct hf_session *session);
 void hf_session_unref(struct hf_session *session);
 /* worker: takes it off the client's list. */
 void hf_session_forget(struct hf_session *session);
 
-/* ---- locks (lock.c) ------------------------------------------------------------------------ */
+/* ---- locks (lock.c, acquire.c, release.c, destroy.c) ---------------------------------------- */
 
 struct hf_lock {
 	struct hf_client *client; /* const; counted */
@@ -267,9 +271,19 @@ struct hf_lock {
 	struct hf_key *slot; /* worker: the key's entry while it is ours */
 };
 
-/* Ends a hold: latches the loss, aborts what is guarded, queues the worker's part. Does nothing
- * when it is not held. */
+/* Whether it is held at this moment; looks at the lease. */
+bool hf_lock_held_locked(struct hf_lock *lock);
+/* Begins a hold, which has a reference on the lock. */
+void hf_lock_begin_hold_locked(struct hf_lock *lock, struct hf_session *session, uint64_t token);
+/* Ends one: aborts what is guarded by it, and latches a loss unless reason is released. The hold's
+ * reference is the caller's then. */
+void hf_lock_end_hold_locked(struct hf_lock *lock, enum hf_reason reason);
+/* Ends one because it was lost, and queues the worker's part. Does nothing when it is not held. */
 void hf_lock_end_locked(struct hf_lock *lock, enum hf_reason reason);
+/* worker: what becomes of the session: one that was made for a hold goes with it. */
+void hf_lock_after_hold(const struct hf_lock *lock, struct hf_session *session);
+/* An op that will release a lock, made before it is needed. NULL when memory is out. */
+struct hf_op *hf_release_new(struct hf_client *client);
 /* Fills *err with LOST or NOT_HELD, whichever it is, and answers that. */
 enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err);
 void hf_lock_ref(struct hf_lock *lock);

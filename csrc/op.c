@@ -74,6 +74,11 @@ void hf_op_stop_locked(struct hf_op *op, enum hf_err why)
 	hf_worker_wake_locked(op->client);
 }
 
+int64_t hf_op_deadline(int64_t timeout)
+{
+	return timeout > 0 ? hf_now() + timeout : HF_NEVER;
+}
+
 /* ---- for the caller ----------------------------------------------------------------------- */
 
 bool hf_op_done(struct hf_op *op)

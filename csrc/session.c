@@ -259,7 +259,7 @@ static enum hf_step destroy(struct keeper *k)
 	return HF_SEND;
 }
 
-static bool is_dead(struct hf_session *session)
+bool hf_session_over(struct hf_session *session)
 {
 	bool alive;
 
@@ -274,7 +274,7 @@ static enum hf_step keep(struct keeper *k)
 {
 	struct hf_session *session = k->session;
 
-	if (is_dead(session)) {
+	if (hf_session_over(session)) {
 		hf_session_lost(session, HF_BY_DEADLINE);
 		return destroy(k);
 	}

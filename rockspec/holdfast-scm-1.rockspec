@@ -34,6 +34,7 @@ build = {
     ["holdfast.webhook"] = "lua/holdfast/webhook.lua",
     ["holdfast.core"] = {
       sources = {
+        "csrc/acquire.c",
         "csrc/alloc.c",
         "csrc/bind_client.c",
         "csrc/bind_lock.c",
@@ -44,6 +45,7 @@ build = {
         "csrc/clock.c",
         "csrc/config.c",
         "csrc/consul.c",
+        "csrc/destroy.c",
         "csrc/err.c",
         "csrc/http.c",
         "csrc/json.c",
@@ -53,6 +55,7 @@ build = {
         "csrc/op.c",
         "csrc/poll.c",
         "csrc/process.c",
+        "csrc/release.c",
         "csrc/request.c",
         "csrc/session.c",
         "csrc/sign.c",

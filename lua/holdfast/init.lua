@@ -211,8 +211,13 @@ end
 -- that made room for another one of the same object is over too, and what ended it is no longer known.
 local function how_ended(lock, token)
   local held, reason, code = lock:held()
+  if held then
+    local current = lock:token()
+    if current == token then return nil end
+    if current then return "released" end
+    held, reason, code = lock:held()   -- it ended between the two calls
+  end
   if held == nil then return reason, code end
-  if held then return lock:token() ~= token and "released" or nil end
   return (reason ~= "" and reason) or "released"
 end
 

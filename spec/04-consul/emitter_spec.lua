@@ -89,7 +89,8 @@ describe("an emitter", function()
     receiver:rule({ status = 200, delay = 0.05 })
     for i = 1, 10 do push(3, "r" .. i) end
     local other_client = helper.client({ scheduler = "loop", session = { ttl = "3s", lock_delay = 0 } })
-    local one, two = emitter(), emitter({ client = other_client })
+    -- Neither has room for all.
+    local one, two = emitter({ concurrency = 3 }), emitter({ concurrency = 3, client = other_client })
     loop.run(function()
       loop.spawn(function() one:run() end)
       loop.spawn(function() two:run() end)

@@ -74,11 +74,10 @@ describe("a held lock", function()
       local plain = assert(one:lock({ key = mine, monitor = how }))
       assert(plain:lock())
       local token = plain:token()
+      if how == "key" then assert(proxy:wait_for(fake.POLL, 1, helper.seconds(5))) end
       assert.is_true(consul.kv.put(mine, "scribble", { flags = agent.LOCK_FLAGS }))
       assert.is_true(consul.kv.get(mine).ModifyIndex > token)
-      if how == "key" then -- two polls: the one that the write woke, and the next
-        assert(proxy:wait_for("^GET /v1/kv/.*index=", 2, helper.seconds(5)))
-      end
+      if how == "key" then assert(proxy:wait_for(fake.POLL, 2, helper.seconds(5))) end
       proxy:forget()
       assert(proxy:wait_for(fake.AUDIT, 1, helper.seconds(5), "answered"))
       assert(proxy:wait_for(fake.RENEW, 1, helper.seconds(5), "answered"))
@@ -131,6 +130,28 @@ describe("a held lock", function()
     local ok, message, code = lock:wait_lost(0.1)
     assert.are.same({ nil, "timed out", "TIMEOUT" }, { ok, message, code })
     assert.is_true(lock:held())
+  end)
+
+  it("says why it was lost also when that happens between two looks of wait_lost", function()
+    local methods = getmetatable(lock).__index
+    local held = methods.held
+    for look = 1, 2 do
+      assert(lock:lock(helper.seconds(5)))
+      local looks = 0
+      methods.held = function(self)
+        local answer_then = held(self)
+        looks = looks + 1
+        if looks == look then
+          consul.session.destroy(self:session())
+          helper.eventually(function() return not held(self) end)
+        end
+        if answer_then then return true end
+        return held(self)
+      end
+      local ok, reason = pcall(lock.wait_lost, lock, helper.seconds(5))
+      methods.held = held
+      assert.are.same({ true, "session" }, { ok, reason })
+    end
   end)
 
   it("has a descriptor that is readable once it is lost", function()

@@ -122,7 +122,7 @@ static inline void close_all(void)
 		CHECK_INT(hf_client_close(client, true, &err), HF_OK);
 	hf_client_drop(client);
 	client = NULL;
-	EVENTUALLY(nothing_is_left()); struct hf_counters c; hf_counters(&c); if (c.clients) fprintf(stderr, "c %ld l %ld o %ld s %ld t %ld\n", c.clients, c.locks,c.ops,c.sessions,c.threads);
+	EVENTUALLY(nothing_is_left());
 }
 
 #endif
