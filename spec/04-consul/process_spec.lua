@@ -24,9 +24,16 @@ describe("a process", function()
     return helper.run_lua(code, { KEY = key })
   end
 
-  local function expect_goodbye(code, expected_status, expected_error)
+  -- before_end: what is to happen here before the child, which waits for the file GO, goes on to its end.
+  local function expect_goodbye(code, expected_status, expected_error, before_end)
+    local go = os.tmpname()
+    os.remove(go)
+    local child = helper.spawn_lua(code, { KEY = key, GO = go })
+    if before_end then before_end() end
+    assert(io.open(go, "w")):close()
     local start = socket.gettime()
-    local status, out, err = run(code)
+    local status, out, err = child:wait()
+    os.remove(go)
     assert.is_true(socket.gettime() - start < helper.seconds(5))
     assert.are.equal(expected_status, status)
     assert.are.equal("locked\n", out)
@@ -104,10 +111,12 @@ describe("a process", function()
             assert(mine:lock())
             mine:request({ url = %q, timeout = 100 })
           end)
-          while client:stats().locks_held == 0 or client:stats().requests < 8 do loop.sleep(0.01) end
+          while not io.open(os.getenv("GO")) do loop.sleep(0.01) end
           %s
         end)
-      ]]):format(server:url(), ending[1]), ending[2])
+      ]]):format(server:url(), ending[1]), ending[2], nil, function()
+        assert(server:wait_for(nil, 1, helper.seconds(10)))
+      end)
       assert(server:wait_for(nil, 1, helper.seconds(5), "gone"))
       assert.is_nil(holder_of(key .. "/mine"))
     end)
