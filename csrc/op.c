@@ -76,7 +76,8 @@ void hf_op_stop_locked(struct hf_op *op, enum hf_err why)
 
 int64_t hf_op_deadline(int64_t timeout)
 {
-	return timeout > 0 ? hf_now() + timeout : HF_NEVER;
+	/* The clock is read in whole milliseconds, rounded down: never early. */
+	return timeout > 0 ? hf_now() + timeout + 1 : HF_NEVER;
 }
 
 /* ---- for the caller ----------------------------------------------------------------------- */
