@@ -23,6 +23,10 @@ void hf_bind_class(lua_State *L, const char *class, const luaL_Reg *meta, const 
 void hf_bind_functions(lua_State *L, const luaL_Reg *functions);
 /* Pushes nil, message, code; answers 3. */
 int hf_bind_fail(lua_State *L, const struct hf_error *err);
+/* The answer to a wait: true, nil when it is not over, or the failure. */
+int hf_bind_waited(lua_State *L, bool over, const struct hf_error *err);
+/* The answer to a question for a descriptor: fd, or the failure when there is none (-1). */
+int hf_bind_fd(lua_State *L, int fd, const struct hf_error *err);
 /* Reads an optional number of seconds at index as milliseconds; absent or nil is -1. */
 int64_t hf_bind_timeout(lua_State *L, int index);
 /* Pushes an index or token: an integer on 5.4, a number (exact to 2^53) before. */

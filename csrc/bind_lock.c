@@ -123,10 +123,7 @@ static int l_pollfd(lua_State *L)
 	struct hf_error err;
 	int fd = hf_lock_fd(check_lock(L), &err);
 
-	if (fd < 0)
-		return hf_bind_fail(L, &err);
-	lua_pushinteger(L, fd);
-	return 1;
+	return hf_bind_fd(L, fd, &err);
 }
 
 static int l_wait(lua_State *L)
@@ -135,14 +132,7 @@ static int l_wait(lua_State *L)
 	int64_t timeout = hf_bind_timeout(L, 2);
 	struct hf_error err;
 
-	if (hf_lock_wait(lock, timeout, &err)) {
-		lua_pushboolean(L, 1);
-		return 1;
-	}
-	if (err.code)
-		return hf_bind_fail(L, &err);
-	lua_pushnil(L);
-	return 1;
+	return hf_bind_waited(L, hf_lock_wait(lock, timeout, &err), &err);
 }
 
 static int l_drop(lua_State *L)

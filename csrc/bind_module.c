@@ -38,6 +38,25 @@ int hf_bind_fail(lua_State *L, const struct hf_error *err)
 	return 3;
 }
 
+int hf_bind_waited(lua_State *L, bool over, const struct hf_error *err)
+{
+	if (!over && err->code)
+		return hf_bind_fail(L, err);
+	if (over)
+		lua_pushboolean(L, 1);
+	else
+		lua_pushnil(L);
+	return 1;
+}
+
+int hf_bind_fd(lua_State *L, int fd, const struct hf_error *err)
+{
+	if (fd < 0)
+		return hf_bind_fail(L, err);
+	lua_pushinteger(L, fd);
+	return 1;
+}
+
 int64_t hf_bind_timeout(lua_State *L, int index)
 {
 	double seconds = luaL_optnumber(L, index, -1);

@@ -12,14 +12,7 @@ static int l_wait(lua_State *L)
 	int64_t timeout = hf_bind_timeout(L, 2);
 	struct hf_error err;
 
-	if (hf_op_wait(op, timeout, &err)) {
-		lua_pushboolean(L, 1);
-		return 1;
-	}
-	if (err.code)
-		return hf_bind_fail(L, &err);
-	lua_pushnil(L);
-	return 1;
+	return hf_bind_waited(L, hf_op_wait(op, timeout, &err), &err);
 }
 
 static int l_pollfd(lua_State *L)
@@ -27,10 +20,7 @@ static int l_pollfd(lua_State *L)
 	struct hf_error err;
 	int fd = hf_op_fd(check_op(L), &err);
 
-	if (fd < 0)
-		return hf_bind_fail(L, &err);
-	lua_pushinteger(L, fd);
-	return 1;
+	return hf_bind_fd(L, fd, &err);
 }
 
 static int l_done(lua_State *L)
