@@ -48,8 +48,7 @@ static void acquire_free(struct hf_op *op)
 {
 	struct acquire *a = (struct acquire *)op;
 
-	if (a->session)
-		hf_session_unref(a->session);
+	hf_session_unref(a->session);
 	hf_lock_unref(a->lock);
 }
 
@@ -244,7 +243,6 @@ static enum hf_step contend(struct acquire *a)
 		a->maybe_held = true;
 		a->phase = TRY;
 	}
-	a->op.http.fresh = a->op.retry_delay != 0;
 	return HF_SEND;
 }
 
@@ -254,7 +252,6 @@ static enum hf_step watch(struct acquire *a, uint64_t index)
 		return refuse(a, HF_TIMEOUT, a->last.message);
 	a->poll.index = index;
 	hf_consul_get(&a->op.http, &a->op.client->opts, a->lock->key, index, false);
-	a->op.http.fresh = a->op.retry_delay != 0;
 	a->phase = WATCH;
 	return HF_SEND;
 }

@@ -246,12 +246,6 @@ static enum hf_verdict common(const struct hf_http *http, const struct hf_client
 	return passing ? HF_V_AGAIN : HF_V_FINAL;
 }
 
-enum hf_verdict hf_consul_read(const struct hf_http *http, const struct hf_client_opts *opts,
-			       struct hf_error *err)
-{
-	return common(http, opts, err);
-}
-
 /* Milliseconds of a duration as Go prints it: "15s", "1m30s", "1.5s", "500ms". 0: none. */
 static int64_t duration(const char *text)
 {

@@ -57,10 +57,7 @@ void hf_consul_audit_end(struct hf_http *http);
 
 /* ---- replies: each fills *err unless it answers HF_V_OK ---- */
 
-/* Only the status: renew, destroy. 404 is HF_V_ABSENT. */
-enum hf_verdict hf_consul_read(const struct hf_http *http, const struct hf_client_opts *opts,
-			       struct hf_error *err);
-/* id holds 64 bytes; *ttl gets what the server made of it, in ms. */
+/* id holds 64 bytes; *ttl gets what the server made of it, in ms. 404 is HF_V_ABSENT. */
 enum hf_verdict hf_consul_read_session(const struct hf_http *http,
 				       const struct hf_client_opts *opts, char *id, int64_t *ttl,
 				       struct hf_error *err);

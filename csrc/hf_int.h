@@ -54,7 +54,7 @@ struct hf_kind {
 	void (*cleanup)(struct hf_op *op);
 };
 
-enum hf_op_state { HF_NEW, HF_WAITING, HF_SENDING, HF_SLEEPING, HF_RETIRED };
+enum hf_op_state { HF_NEW, HF_WAITING, HF_SENDING, HF_SLEEPING };
 
 struct hf_op {
 	const struct hf_kind *kind; /* const */
@@ -86,6 +86,9 @@ struct hf_op {
 void *hf_op_new(struct hf_client *client, const struct hf_kind *kind, size_t size);
 /* Gives one reference back; the last one frees. Never takes the mutex. NULL is fine. */
 void hf_op_unref(struct hf_op *op);
+/* The eventfd in *fd, made when it is first asked for (*fd is -1 until then), readable from the
+ * start or not. -1: see *err. */
+int hf_fd_demand_locked(int *fd, bool readable, struct hf_error *err);
 /* Waits until fd is readable; fd < 0 is none, and false. */
 bool hf_fd_wait(int fd, int64_t timeout, struct hf_error *err);
 /* Sets the result, once; later calls change nothing. */
@@ -126,11 +129,11 @@ struct hf_client {
 
 	struct hf_op *ops, *last_op; /* worker: all ops, oldest first */
 	size_t in_flight[HF_LANES]; /* worker */
-	struct hf_session *sessions; /* worker; counted. The list also changes with lock */
+	struct hf_session *sessions; /* worker; counted */
 	struct hf_session *shared; /* worker: the one of them that locks use by default */
 	void *keys; /* worker (keys.c) */
 	size_t key_count; /* worker */
-	struct curl_slist *headers, *connect_to; /* worker */
+	struct curl_slist *headers, *connect_to; /* const */
 	CURL *idle[8]; /* worker: easy handles for the next requests */
 	size_t idle_count; /* worker */
 	atomic_long connections;
@@ -237,6 +240,7 @@ void hf_session_doubt(struct hf_session *session);
 /* Looks at the lease: when it is over, everything held through it is lost. Answers whether the
  * session can be relied on at this moment. */
 bool hf_session_alive_locked(struct hf_session *session);
+/* The opposite, for who does not have the mutex. */
 bool hf_session_over(struct hf_session *session);
 /* How often to ask after the session and its holds, ms. */
 int64_t hf_session_interval(const struct hf_session *session);
@@ -293,6 +297,7 @@ void hf_lock_unref(struct hf_lock *lock);
 void hf_lock_cleared(struct hf_lock *lock);
 /* worker: begins to release everything that is held, because the client closes. */
 void hf_lock_release_all(struct hf_session *session);
+
 /* ---- monitors (monitor.c) ------------------------------------------------------------------ */
 
 /* worker: each begins an op that watches over a session, or over the locks held through it. NULL

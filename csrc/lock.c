@@ -4,7 +4,6 @@
 #include "config.h"
 #include "hf_int.h"
 
-#include <errno.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -139,12 +138,8 @@ int hf_lock_fd(struct hf_lock *lock, struct hf_error *err)
 	if (!hf_client_here(lock->client, err))
 		return -1;
 	pthread_mutex_lock(&lock->client->mutex);
-	if (lock->fd < 0)
-		lock->fd = eventfd(!lock->held, EFD_CLOEXEC | EFD_NONBLOCK);
-	fd = lock->fd;
+	fd = hf_fd_demand_locked(&lock->fd, !lock->held, err);
 	pthread_mutex_unlock(&lock->client->mutex);
-	if (fd < 0)
-		hf_err_set(err, HF_NOMEM, "no file descriptor: %s", strerror(errno));
 	return fd;
 }
 

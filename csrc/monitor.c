@@ -79,7 +79,6 @@ static enum hf_step watch_next(struct hf_op *op)
 	if (!w->asked)
 		return watch_reply(w);
 	hf_consul_info(&op->http, &op->client->opts, w->session->id, w->poll.index);
-	op->http.fresh = op->retry_delay != 0;
 	return HF_SEND;
 }
 
@@ -274,7 +273,6 @@ static enum hf_step key_next(struct hf_op *op)
 	if (!w->asked)
 		return key_reply(w);
 	hf_consul_get(&op->http, &op->client->opts, hf_lock_key(op->guard), w->poll.index, true);
-	op->http.fresh = op->retry_delay != 0;
 	return HF_SEND;
 }
 

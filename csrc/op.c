@@ -94,6 +94,15 @@ bool hf_op_done(struct hf_op *op)
 	return done;
 }
 
+int hf_fd_demand_locked(int *fd, bool readable, struct hf_error *err)
+{
+	if (*fd < 0)
+		*fd = eventfd(readable, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (*fd < 0)
+		hf_err_set(err, HF_NOMEM, "no file descriptor: %s", strerror(errno));
+	return *fd;
+}
+
 int hf_op_fd(struct hf_op *op, struct hf_error *err)
 {
 	int fd;
@@ -101,12 +110,8 @@ int hf_op_fd(struct hf_op *op, struct hf_error *err)
 	if (!hf_client_here(op->client, err))
 		return -1;
 	pthread_mutex_lock(&op->client->mutex);
-	if (op->fd < 0)
-		op->fd = eventfd(op->done, EFD_CLOEXEC | EFD_NONBLOCK);
-	fd = op->fd;
+	fd = hf_fd_demand_locked(&op->fd, op->done, err);
 	pthread_mutex_unlock(&op->client->mutex);
-	if (fd < 0)
-		hf_err_set(err, HF_NOMEM, "no file descriptor: %s", strerror(errno));
 	return fd;
 }
 

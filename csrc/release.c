@@ -55,7 +55,6 @@ static enum hf_step release_send(struct release *r)
 		return release_end(r, HF_LOST, "the session ended before the lock was released");
 	hf_consul_lock(&r->op.http, &r->op.client->opts, "unlock", lock->key, r->session->id,
 		       lock->value, lock->value_len);
-	r->op.http.fresh = r->op.retry_delay != 0;
 	return HF_SEND;
 }
 

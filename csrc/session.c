@@ -160,8 +160,8 @@ void hf_session_settle(struct hf_session *session)
 	if (in_use(session))
 		return;
 	if (session->external && !session->closing) {
-		session->closing = true;
-		stop_monitors(session);
+		hf_session_close(session); /* and comes back here */
+		return;
 	}
 	hf_wake_all(session->client, &session->keeper);
 	if (session->closing && !session->keeper)
@@ -216,8 +216,7 @@ static enum hf_step finish(struct keeper *k)
 
 	hf_op_finish(&k->op, &ok);
 	session->keeper = NULL;
-	session->closing = true;
-	hf_session_settle(session);
+	hf_session_close(session);
 	return HF_FINISH;
 }
 
@@ -240,7 +239,6 @@ static enum hf_step renew(struct keeper *k)
 		k->op.http.timeout = third;
 	if (left < k->op.http.timeout)
 		k->op.http.timeout = left > 1 ? left : 1;
-	k->op.http.fresh = k->op.retry_delay != 0; /* the last attempt failed */
 	k->session->confirm = false;
 	k->phase = RENEWING;
 	return HF_SEND;
@@ -310,8 +308,6 @@ static enum hf_step created(struct keeper *k)
 		pthread_mutex_lock(&client->mutex);
 		session->state = HF_SESSION_DEAD;
 		pthread_mutex_unlock(&client->mutex);
-		if (client->shared == session)
-			client->shared = NULL;
 		return finish(k);
 	}
 	k->phase = START;
@@ -428,9 +424,7 @@ struct hf_session *hf_session_for(struct hf_lock *lock)
 		if (!session)
 			return NULL;
 		if (!start(session)) {
-			stop_monitors(session);
-			session->closing = true;
-			hf_session_settle(session);
+			hf_session_close(session);
 			return NULL;
 		}
 		if (!lock->session_opts && !lock->session_id)

@@ -70,6 +70,7 @@ static bool begin_transfer(struct hf_client *client, struct hf_op *op)
 		op->http.error = HF_NOMEM;
 		return false;
 	}
+	op->http.fresh = op->retry_delay != 0; /* the last attempt failed */
 	if (hf_http_start(&op->http, easy, &context)) {
 		give_easy(client, easy);
 		return false;
@@ -92,14 +93,9 @@ static bool begin_transfer(struct hf_client *client, struct hf_op *op)
 
 static void retire(struct hf_client *client, struct hf_op *op)
 {
-	struct hf_error closed;
-
 	if (op->state == HF_SENDING)
 		end_transfer(client, op, op->http.easy);
 	unlink_op(client, op);
-	op->state = HF_RETIRED;
-	hf_op_why(op, HF_CLOSED, &closed);
-	hf_op_finish(op, &closed); /* only if it has no result yet */
 	hf_op_unref(op);
 }
 
@@ -318,8 +314,13 @@ static void end_holds(struct hf_client *client)
 
 static void end(struct hf_client *client)
 {
-	while (client->ops)
+	struct hf_error closed;
+
+	while (client->ops) {
+		hf_op_why(client->ops, HF_CLOSED, &closed);
+		hf_op_finish(client->ops, &closed); /* if it has no result yet */
 		retire(client, client->ops);
+	}
 	while (client->idle_count)
 		hf_http_free_easy(client->idle[--client->idle_count]);
 	end_holds(client);

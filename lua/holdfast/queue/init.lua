@@ -15,7 +15,7 @@
 -- elsewhere (ids, headers, names of receivers) and what can fail at run time answer nil, message, code. An adapter gets
 -- checked values and answers true, or false when there was nothing to change; nil, message, code when it failed:
 --
---    push(now, receiver, message, at)                  false: it is there already
+--    push(now, receiver, message, at)                  false: it is there already; the table stays the caller's
 --    due(now, limit)                                   a list of { receiver, depth }
 --    claim(now, receiver, max, until, nonce)           a list of { seq, claim, attempt, first_seen, reason, msg }
 --    extend(seq, claim, at)   ack(seq, claim)   nack(seq, claim, at, uncount, reason)   dead(seq, claim, now, reason)
@@ -105,15 +105,6 @@ end
 
 -- ---- helpers --------------------------------------------------------------------------------------------------------
 
-local function copied(msg)
-  local copy = { id = msg.id, body = msg.body, not_before = msg.not_before }
-  if msg.headers then
-    copy.headers = {}
-    for name, value in pairs(msg.headers) do copy.headers[name] = value end
-  end
-  return copy
-end
-
 local function closed(self)
   return nil, ("queue %s is closed"):format(self.url_), "CLOSED"
 end
@@ -157,7 +148,7 @@ function Queue:push(receiver, msg)
   if self.closed_ then return closed(self) end
   local now = self.now_()
   local at = math.max(now, msg.not_before or now)
-  local added, message, code = self.adapter_:push(now, receiver, copied(msg), at)
+  local added, message, code = self.adapter_:push(now, receiver, msg, at)
   if added == nil then return nil, message, code end
   return added and true or "duplicate"
 end

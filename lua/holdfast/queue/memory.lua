@@ -52,7 +52,7 @@ function Memory:push(now, receiver, message, at)
   local line = line_of(self, receiver)
   if line.ids[message.id] then return false end
   self.seq, self.depth = self.seq + 1, self.depth + 1
-  local entry = { seq = self.seq, line = line, msg = message, at = at, pushed = now, attempt = 0 }
+  local entry = { seq = self.seq, line = line, msg = copied(message), at = at, pushed = now, attempt = 0 }
   self.entries[entry.seq] = entry
   append(line, entry)
   return true
