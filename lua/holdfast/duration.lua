@@ -48,19 +48,6 @@ function M.parse(value)
   return nil, ("a duration is a number of seconds or text such as \"10s\", not a %s"):format(type(value))
 end
 
---- Reads a duration that a program gave, and raises when it is none.
--- @param value as for parse
--- @string name what to call it in the message
--- @int[opt=2] level as for error(): 1 blames the line that called check, 2 the caller of that function
--- @treturn number seconds
-function M.check(value, name, level)
-  local seconds, message = M.parse(value)
-  if not seconds then
-    error(("%s: %s"):format(name, message), (level or 2) + 1)
-  end
-  return seconds
-end
-
 --- Writes a duration as Consul reads it, in whole milliseconds: "15s" gives "15000ms". What is
 -- more than nothing stays more than nothing: the least is "1ms".
 -- @param value as for parse

@@ -10,7 +10,7 @@
 -- failed ends the hold: nobody waits for a retry under a lock.
 -- @module holdfast.emitter
 
-local duration = require("holdfast.duration")
+local check = require("holdfast.check")
 local holds = require("holdfast.emitter.hold")
 local options = require("holdfast.emitter.options")
 local loop = require("holdfast.loop")
@@ -18,6 +18,8 @@ local loop = require("holdfast.loop")
 local GRACE = 10
 local REFUSED_FIRST, REFUSED_MOST = 0.1, 1
 local TICK = 0.25   -- no sleep is longer, so that stop() is noticed
+
+local read_stop = check.arguments("emitter: ", { "grace", { "duration", default = GRACE } })
 
 -- The counter of each type of event.
 local COUNTERS = {
@@ -253,7 +255,7 @@ end
 -- @param[opt=10] grace seconds, or text such as "10s". A second call can only shorten it
 -- @treturn true
 function Emitter:stop(grace)
-  local at = self.opts_.now() + duration.check(grace == nil and GRACE or grace, "emitter: grace", 2)
+  local at = self.opts_.now() + read_stop(2, grace).grace
   self.stop_at_ = math.min(at, self.stop_at_ or at)
   return true
 end
@@ -287,7 +289,7 @@ local M = {}
 -- the locks; `on_event`; and for specs `now` (monotonic), `time` (Unix seconds), `random` (0 to 1)
 -- @return the emitter
 function M.new(opts)
-  local self = setmetatable({ opts_ = options.read(opts), waits_ = {}, queue_at_ = -math.huge }, Emitter)
+  local self = setmetatable({ opts_ = options.read(opts, 2), waits_ = {}, queue_at_ = -math.huge }, Emitter)
   self.count_ = { event_errors = 0 }
   for _, name in pairs(COUNTERS) do self.count_[name] = 0 end
   reset(self)

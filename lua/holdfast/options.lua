@@ -1,16 +1,14 @@
 --- What a user typed, and the CONSUL_* environment variables, checked and made into what the core takes. Private.
 --
--- No table that is given is modified. What only a programmer can have got wrong (an unknown name, a wrong type, a
--- missing key) raises with the line that `level` names, as for error(): 1 is the line that called the function here,
--- 2 the caller of that function. What data or the environment can make wrong answers nil, message, "INVALID"; the
--- message names the option or variable and shows its value, unless that is a secret.
+-- Mistakes and refusals are those of holdfast.check; `level` is whom a mistake blames, as for error(): 1 is the line
+-- that called the function here, 2 the caller of that function.
 -- @module holdfast.options
 
-local duration = require("holdfast.duration")
+local check = require("holdfast.check")
+
+local mistake, refuse, show = check.mistake, check.refuse, check.show
 
 local DEFAULT_ADDRESS = "127.0.0.1:8500"
-local DEFAULT_TIMEOUT = 10
-local DEFAULT_MAX_BODY = 1024 * 1024
 local MAX_TOKEN_FILE = 64 * 1024
 local MAX_SOCKET_PATH = 107 -- sun_path holds 108 bytes, the last is NUL
 
@@ -18,28 +16,34 @@ local MAX_SOCKET_PATH = 107 -- sun_path holds 108 bytes, the last is NUL
 -- (consul.md 7.5).
 local SESSION_DEFAULTS = { name = "holdfast", ttl = 15, lock_delay = 15, behavior = "release" }
 
-local BEHAVIORS = { release = true, delete = true }
-local MONITORS = { session = true, key = true }
+-- ---- what may be given ---------------------------------------------------------------------------------------------
 
--- The types of options. "duration" and "any" are looked at later.
-local CLIENT = {
-  address = "string", token = "string", token_file = "string", auth = "string", datacenter = "string",
-  namespace = "string", partition = "string", tls = "table", timeout = "duration", session = "table", scheduler = "any",
-}
+local POSITIVE = { "duration", positive = true }
+
 local TLS = {
   ca_file = "string", ca_path = "string", cert_file = "string", key_file = "string", server_name = "string",
   verify = "boolean",
 }
 local SESSION = {
-  name = "string", ttl = "duration", lock_delay = "duration", behavior = "string", node = "string", checks = "table",
-  service_checks = "table",
+  name = "text", ttl = POSITIVE, lock_delay = "duration", behavior = { "string", one_of = { "delete", "release" } },
+  node = "text", checks = "list", service_checks = "list",
+}
+local CLIENT = {
+  says = "holdfast.new takes a table of options",
+  fields = {
+    address = "string", token = "string", token_file = "string", auth = "string", datacenter = "text",
+    namespace = "string", partition = "string", tls = { fields = TLS, default = {} },
+    timeout = { "duration", positive = true, default = 10 }, session = { fields = SESSION, default = {} },
+    scheduler = "any",
+  },
 }
 local LOCK = {
-  key = "string", value = "string", session = "any", session_ttl = "duration", session_name = "string",
-  lock_delay = "duration", session_opts = "table", monitor = "string",
-}
-local REQUEST = {
-  method = "string", url = "string", headers = "table", body = "string", timeout = "duration", max_body = "number",
+  says = "a lock takes a key or a table of options",
+  fields = {
+    key = { "string", required = true, form = "key" }, value = { "string", default = "" }, session = "any",
+    session_ttl = POSITIVE, session_name = "text", lock_delay = "duration", session_opts = { fields = SESSION },
+    monitor = { "string", one_of = { "key", "session" }, default = "session" },
+  },
 }
 
 -- The short forms of a lock's session_opts.
@@ -57,103 +61,16 @@ local BOOLEANS = {
   ["0"] = false, f = false, F = false, FALSE = false, ["false"] = false, False = false,
 }
 
--- ---- what is wrong -------------------------------------------------------------------------------------------------
-
--- A problem travels up as an error of this kind and leaves through `checked`.
-local Problem = {}
-
-local function mistake(format, ...)
-  error(setmetatable({ text = format:format(...) }, Problem), 0)
-end
-
-local function refuse(format, ...)
-  error(setmetatable({ text = format:format(...), code = "INVALID" }, Problem), 0)
-end
-
--- Calls read(...): its answer; nil, message, code when it refuses; raises for a mistake.
-local function checked(level, read, ...)
-  local ok, result = pcall(read, ...)
-  if ok then return result end
-  if getmetatable(result) ~= Problem then error(result, 0) end
-  if result.code then return nil, result.text, result.code end
-  error(result.text, level + 2)
-end
-
--- Text for a message: on one line, printable, not too long.
-local function show(text)
-  if #text > 200 then text = text:sub(1, 200) .. "..." end
-  return '"' .. text:gsub('[%c"\\]', function(c)
-    return (c == '"' or c == "\\") and "\\" .. c or ("\\x%02x"):format(c:byte())
-  end) .. '"'
-end
-
--- The same for an address or URL: a password in it stays out of logs.
+-- The same as show for an address or URL: a password in it stays out of logs.
 local function show_url(text)
   return show((text:gsub("^(%a*:?/?/?).*@", "%1***@")))
 end
 
-local function a(kind)
-  return (kind:match("^[aeio]") and "an " or "a ") .. kind
-end
-
--- ---- single values -------------------------------------------------------------------------------------------------
-
--- Names and types of all options in a table; label(name) is what messages call one.
-local function check(given, kinds, label)
-  for name, value in pairs(given) do
-    local kind = kinds[name]
-    if not kind then mistake("unknown option %s", show(label(tostring(name)))) end
-    if kind ~= "any" and kind ~= "duration" and type(value) ~= kind then
-      mistake("%s must be %s, not %s", label(name), a(kind), a(type(value)))
-    end
-  end
-end
-
-local function itself(name) return name end
-
-local function within(prefix)
-  return function(name) return prefix .. "." .. name end
-end
-
--- Text that travels in C strings, headers and URLs, where a control byte would end it or start something new.
--- Empty is the same as absent.
+-- An option or variable without control characters; empty is the same as absent.
 local function clean(value, what, secret)
   if value == nil or value == "" then return nil end
-  if value:find("%c") then
-    refuse("%s%s has a control character in it", what, secret and "" or " " .. show(value))
-  end
+  check.form(value, "text", what, secret)
   return value
-end
-
-local function seconds(value, what)
-  local parsed, message = duration.parse(value)
-  if not parsed then mistake("%s: %s", what, message) end
-  return parsed
-end
-
-local function more_than_nothing(value, what)
-  local parsed = seconds(value, what)
-  if parsed == 0 then mistake("%s must be more than 0", what) end
-  return parsed
-end
-
-local function one_of(choices, value, what)
-  if choices[value] then return value end
-  local names = {}
-  for name in pairs(choices) do names[#names + 1] = show(name) end
-  table.sort(names)
-  mistake("%s must be %s, not %s", what, table.concat(names, " or "), show(value))
-end
-
-local function list(given, what)
-  if given == nil then return nil end
-  local copy, count = {}, 0
-  for _ in pairs(given) do count = count + 1 end
-  for i = 1, count do
-    if type(given[i]) ~= "string" or given[i] == "" then mistake("%s must be a list of strings", what) end
-    copy[i] = clean(given[i], what)
-  end
-  return copy
 end
 
 -- ---- where values come from ----------------------------------------------------------------------------------------
@@ -235,7 +152,7 @@ local function wants_tls(env, given, scheme, what)
   if scheme == "https" then return true end
   if scheme == "http" and what == "address" then return false end
   if boolean_variable(env, "CONSUL_HTTP_SSL") then return true end
-  local tls = given.tls or {}
+  local tls = given.tls
   return not scheme and what == "address"
     and (tls.ca_file or tls.ca_path or tls.cert_file or tls.server_name) ~= nil
 end
@@ -285,8 +202,8 @@ local function try_to_open(env, path, what)
 end
 
 -- Fills in the TLS fields of settings. Files are opened once, to say now what would fail at the first request.
-local function read_tls(env, given, settings)
-  local tls, source = given.tls or {}, {}
+local function read_tls(env, tls, settings)
+  local source = {}
   for field, name in pairs(TLS_VARIABLES) do
     local value, what = choose(env, tls[field], "tls." .. field, name)
     settings[field], source[field] = clean(value, what), what
@@ -316,181 +233,112 @@ local function use_server_name(settings)
 end
 
 -- A session's options over those of base. A longer TTL takes the lock-delay with it.
-local function read_session(given, base, label)
-  check(given, SESSION, label)
+local function over(base, given)
   local session = {}
   for name, value in pairs(base) do session[name] = value end
-  if given.ttl ~= nil then
-    session.ttl = more_than_nothing(given.ttl, label("ttl"))
-    session.lock_delay = math.max(session.lock_delay, session.ttl)
-  end
-  if given.lock_delay ~= nil then session.lock_delay = seconds(given.lock_delay, label("lock_delay")) end
-  if given.behavior ~= nil then session.behavior = one_of(BEHAVIORS, given.behavior, label("behavior")) end
-  session.name = clean(given.name, label("name")) or session.name
-  session.node = clean(given.node, label("node")) or session.node
-  session.checks = list(given.checks, label("checks")) or session.checks
-  session.service_checks = list(given.service_checks, label("service_checks")) or session.service_checks
+  if given.ttl then session.lock_delay = math.max(base.lock_delay, given.ttl) end
+  for name, value in pairs(given) do session[name] = value end
   return session
 end
 
 local function read_client(given, env)
-  if type(given) ~= "table" then mistake("holdfast.new takes a table of options, not %s", a(type(given))) end
-  check(given, CLIENT, itself)
+  given = check.read(given, CLIENT)
   local settings = {
-    timeout = more_than_nothing(given.timeout == nil and DEFAULT_TIMEOUT or given.timeout, "timeout"),
-    session = read_session(given.session or {}, SESSION_DEFAULTS, within("session")),
-    datacenter = clean(given.datacenter, "datacenter"),
+    timeout = given.timeout, datacenter = given.datacenter, session = over(SESSION_DEFAULTS, given.session),
     namespace = clean(choose(env, given.namespace, "namespace", "CONSUL_NAMESPACE")),
     partition = clean(choose(env, given.partition, "partition", "CONSUL_PARTITION")),
   }
-  check(given.tls or {}, TLS, within("tls"))
   settings.base, settings.unix_socket = read_address(env, given)
   settings.token, settings.auth = read_token(env, given), read_auth(env, given)
-  read_tls(env, given, settings)
+  read_tls(env, given.tls, settings)
   use_server_name(settings)
   return settings
 end
 
 -- ---- a lock's options ----------------------------------------------------------------------------------------------
 
--- What neither a URL path nor Consul takes as a key: redirects, 400 or 500 come of it (consul.md 3.11). A transaction
--- would take it, and then no other client could reach the key.
-local function read_key(key)
-  if key == nil or key == "" then mistake("missing key") end
-  local slashed = "/" .. key .. "/"
-  if key:sub(1, 1) == "/" then
-    refuse("key %s: a key does not begin with a slash", show(key))
-  elseif key:find("%c") then
-    refuse("key %s: a key has no control characters", show(key))
-  elseif key:find("//", 1, true) or slashed:find("/./", 1, true) or slashed:find("/../", 1, true) then
-    refuse('key %s: a key has no empty, "." or ".." segments', show(key))
-  end
-  return key
-end
-
-local function field(object, name)
+local function method(object, name)
   local ok, value = pcall(function() return object[name] end)
-  return ok and value or nil
+  return ok and type(value) == "function" and value or nil
 end
 
 -- The id of a session made elsewhere: itself, or what an object's id() answers.
 local function read_session_id(session)
-  local kind = type(session)
-  if kind == "table" or kind == "userdata" then
-    local id = field(session, "id")
-    if type(id) ~= "function" then mistake("session must be a session or its id, not %s without id()", a(kind)) end
-    local message, code
-    session, message, code = id(session)
-    if not session then
-      error(setmetatable({ text = tostring(message or "the session has no id"), code = code or "SESSION" }, Problem), 0)
-    end
+  if type(session) == "table" or type(session) == "userdata" then
+    local id = method(session, "id")
+    if not id then mistake("session must be a session or its id, not %s without id()", check.kind_of(session)) end
+    local answer, message, code = id(session)
+    if not answer then check.fail(code or "SESSION", "%s", tostring(message or "the session has no id")) end
+    session = answer
   end
-  if type(session) ~= "string" then mistake("session must be a session or its id, not %s", a(type(session))) end
-  if session == "" or session:find("[^%w_-]") then refuse("session %s is not the id of a session", show(session)) end
-  return session
+  return check.read(session, { "string", form = "session_id", what = "a session or its id" }, "session")
 end
 
 -- session_opts with the short forms put in; nil when the lock has no session of its own.
 local function own_session(given)
-  local own
-  for name, value in pairs(given.session_opts or {}) do
-    own = own or {}
-    own[name] = value
-  end
-  for name, short in pairs(SHORT) do
-    if given[short] ~= nil then
+  local own = given.session_opts
+  for name, long in pairs(SHORT) do
+    if given[long] ~= nil then
       own = own or {}
-      if own[name] ~= nil then mistake("give %s or session_opts.%s, not both", short, name) end
-      own[name] = given[short]
+      if own[name] ~= nil then mistake("give %s or session_opts.%s, not both", long, name) end
+      own[name] = given[long]
     end
   end
-  return own or (given.session_opts and {})
-end
-
-local function read_own_session(given, base)
-  local own = own_session(given)
-  if not own then return nil end
-  if given.session ~= nil then
+  if own and given.session ~= nil then
     mistake("session is made elsewhere: session_opts, session_ttl, session_name and lock_delay are not for it")
   end
-  return read_session(own, base, function(name)
-    return given[SHORT[name]] ~= nil and SHORT[name] or "session_opts." .. name
-  end)
+  return own
 end
 
 local function read_lock(given, base)
   if type(given) == "string" then given = { key = given } end
-  if type(given) ~= "table" then mistake("a lock takes a key or a table of options, not %s", a(type(given))) end
-  check(given, LOCK, itself)
-  if given.key == nil or given.key == "" then mistake("missing key") end
+  if type(given) == "table" and given.key == "" then mistake("missing key") end
+  given = check.read(given, LOCK)
+  local own = own_session(given)
   return {
-    monitor = one_of(MONITORS, given.monitor or "session", "monitor"),
-    session_opts = read_own_session(given, base),
+    key = given.key, value = given.value, monitor = given.monitor, session_opts = own and over(base, own),
     session = given.session ~= nil and read_session_id(given.session) or nil,
-    value = given.value or "",
-    key = read_key(given.key),
   }
 end
 
 -- ---- a request -----------------------------------------------------------------------------------------------------
 
-local TOKEN = "^[%w!#$%%&'*+.^_`|~-]+$" -- of RFC 9110, section 5.6.2
-
--- Whole numbers without exponent or ".0", on every Lua.
-local function number_text(value)
-  if value % 1 == 0 and math.abs(value) < 2 ^ 63 then return ("%d"):format(value) end
-  return tostring(value)
+local function is_no_url(url)
+  if url:find("[%c ]") or not url:match("^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]") then
+    return ("%s: it must be http:// or https://, without spaces"):format(show_url(url)), nil, true
+  end
 end
 
-local function header_line(name, value)
-  if type(name) ~= "string" then mistake("headers is a table from name to value, not a list") end
-  if type(value) == "number" then value = number_text(value) end
-  if type(value) ~= "string" then mistake("header %s must be a string, not %s", show(name), a(type(value))) end
-  if not name:match(TOKEN) then refuse("header %s is not a header name", show(name)) end
-  value = value:match("^[ \t]*(.-)[ \t]*$")
-  if value:gsub("\t", ""):find("%c") then refuse("header %s has a control character in its value", show(name)) end
-  return value == "" and name .. ";" or name .. ": " .. value
-end
+local REQUEST = {
+  says = "a request is a table",
+  fields = {
+    method = "string", url = { "string", required = true, form = is_no_url },
+    headers = { "headers", numbers = true, default = {} }, body = "string", timeout = POSITIVE,
+    max_body = { "count", least = 0, default = 1024 * 1024, what = "a whole number of bytes" },
+  },
+}
 
 local function header_lines(headers)
   local lines = {}
-  for name, value in pairs(headers) do lines[#lines + 1] = header_line(name, value) end
+  for name, value in pairs(headers) do
+    value = value:match("^[ \t]*(.-)[ \t]*$")
+    lines[#lines + 1] = value == "" and name .. ";" or name .. ": " .. value
+  end
   table.sort(lines)
   return lines
 end
 
-local function read_url(url)
-  if url == nil then mistake("missing url") end
-  if url:find("[%c ]") or not url:match("^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]") then
-    refuse("url %s: it must be http:// or https://, without spaces", show_url(url))
-  end
-  return url
-end
-
-local function read_max_body(value)
-  if value == nil then return DEFAULT_MAX_BODY end
-  if value ~= value or value < 0 or value > 2 ^ 53 or value % 1 ~= 0 then
-    mistake("max_body must be a whole number of bytes, not %s", tostring(value))
-  end
-  return math.floor(value)
-end
-
 local function read_request(given)
-  if type(given) ~= "table" then mistake("a request is a table, not %s", a(type(given))) end
-  check(given, REQUEST, itself)
-  local method = (given.method or (given.body and "POST" or "GET")):upper()
-  if not method:match(TOKEN) then refuse("method %s is not an HTTP method", show(method)) end
-  return {
-    max_body = read_max_body(given.max_body),
-    timeout = given.timeout ~= nil and more_than_nothing(given.timeout, "timeout") or nil,
-    method = method,
-    headers = header_lines(given.headers or {}),
-    url = read_url(given.url),
-    body = given.body,
-  }
+  local request = check.read(given, REQUEST)
+  request.method = (request.method or (request.body and "POST" or "GET")):upper()
+  check.form(request.method, "method", "method")
+  request.headers = header_lines(request.headers)
+  return request
 end
 
 -- ---- the module ----------------------------------------------------------------------------------------------------
+
+local read_timeout = check.arguments("", { "timeout", "duration", optional = true })
 
 local M = {}
 
@@ -500,7 +348,7 @@ local M = {}
 -- @int[opt=2] level whom a mistake blames
 -- @treturn table|nil what core.client takes; nil, message, "INVALID"
 function M.client(given, env, level)
-  local settings, message, code = checked(level or 2, read_client, given, env)
+  local settings, message, code = check.guard((level or 2) + 1, "", read_client, given, env)
   return settings, message, code
 end
 
@@ -511,7 +359,7 @@ end
 -- @int[opt=2] level whom a mistake blames
 -- @treturn table|nil what client:lock_object takes; nil, message, "INVALID" (or what a session's id() answered)
 function M.lock(given, base, level)
-  local settings, message, code = checked(level or 2, read_lock, given, base or SESSION_DEFAULTS)
+  local settings, message, code = check.guard((level or 2) + 1, "", read_lock, given, base or SESSION_DEFAULTS)
   return settings, message, code
 end
 
@@ -522,7 +370,7 @@ end
 -- @int[opt=2] level whom a mistake blames
 -- @treturn table|nil what start_request takes; nil, message, "INVALID"
 function M.request(given, level)
-  local settings, message, code = checked(level or 2, read_request, given)
+  local settings, message, code = check.guard((level or 2) + 1, "", read_request, given)
   return settings, message, code
 end
 
@@ -531,10 +379,7 @@ end
 -- @int[opt=2] level whom a mistake blames
 -- @treturn number|nil seconds
 function M.timeout(value, level)
-  if value == nil then return nil end
-  local limit, message = duration.parse(value)
-  if not limit then error("timeout: " .. message, (level or 2) + 1) end
-  return limit
+  return read_timeout((level or 2) + 1, value).timeout
 end
 
 return M

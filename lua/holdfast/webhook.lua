@@ -12,9 +12,8 @@
 -- the standard signature does not cover. Verifiers of the standard skip it, as every version that they do not know.
 -- @module holdfast.webhook
 
+local check = require("holdfast.check")
 local core = require("holdfast.core")
-
-local TOLERANCE = 300
 
 local M = {}
 
@@ -93,17 +92,9 @@ local function digits(value)
   end
 end
 
-local function check_sign(id, timestamp, body, opts)
-  if type(id) ~= "string" then error("webhook.sign: id must be a string", 3) end
-  if not digits(timestamp) then error("webhook.sign: timestamp must be Unix seconds", 3) end
-  if type(body) ~= "string" then error("webhook.sign: body must be a string", 3) end
-  for name in pairs(opts or {}) do
-    if name ~= "token" then error(("webhook.sign: unknown option %q"):format(tostring(name)), 3) end
-  end
-  if opts and opts.token ~= nil and not digits(opts.token) then
-    error("webhook.sign: token must be a whole number", 3)
-  end
-end
+local read_sign = check.arguments("webhook.sign: ", { "id", { "string", form = "message_id" } },
+  { "timestamp", { digits, what = "Unix seconds" } }, { "body", "string" },
+  { "opts", { fields = { token = { digits, what = "a whole number" } }, default = {} } })
 
 --- Signs one attempt.
 -- @param secret a secret, or a list of secrets: one entry each, in their order
@@ -113,19 +104,18 @@ end
 -- @tparam[opt] table opts `token`: the fencing token (number or digits); adds a `v1f` entry for each symmetric secret
 -- @treturn string|nil the value of webhook-signature; nil, message, "INVALID" for a bad id or secret
 function M.sign(secret, id, timestamp, body, opts)
-  check_sign(id, timestamp, body, opts)
-  if not id:match("^[!-%-/-~]+$") then
-    return refuse(("webhook-id %q must be visible ASCII without a dot"):format(id))
-  end
-  local keys, message, code = read_secrets(secret)
+  local given, keys, message, code
+  given, message, code = read_sign(2, id, timestamp, body, opts)
+  if not given then return nil, message, code end
+  keys, message, code = read_secrets(secret)
   if not keys then return nil, message, code end
-  local start = id .. "." .. digits(timestamp) .. "."
+  local start, token = id .. "." .. given.timestamp .. ".", given.opts.token
   local entries, fences = {}, {}
   for i, key in ipairs(keys) do
     if not key.make then return refuse(("webhook secret %d is a public key: it cannot sign"):format(i)) end
     entries[i] = key.version .. "," .. key.make(start .. body)
-    if opts and opts.token ~= nil and key.symmetric then
-      fences[#fences + 1] = "v1f," .. key.make(start .. digits(opts.token) .. "." .. body)
+    if token and key.symmetric then
+      fences[#fences + 1] = "v1f," .. key.make(start .. token .. "." .. body)
     end
   end
   for _, fence in ipairs(fences) do entries[#entries + 1] = fence end
@@ -154,11 +144,11 @@ local function check_age(timestamp, opts)
   if not timestamp:match("^%d+$") then return refuse("webhook-timestamp is not a number of seconds") end
   if opts.tolerance == false then return true end
   local age = (opts.now or core.time()) - tonumber(timestamp)
-  local tolerance = opts.tolerance or TOLERANCE
-  if age > tolerance then
-    return refuse(("webhook-timestamp is %.0f s old, more than %.0f s"):format(age, tolerance))
-  elseif -age > tolerance then
-    return refuse(("webhook-timestamp is %.0f s ahead, more than %.0f s: do the clocks agree?"):format(-age, tolerance))
+  if age > opts.tolerance then
+    return refuse(("webhook-timestamp is %.0f s old, more than %.0f s"):format(age, opts.tolerance))
+  elseif -age > opts.tolerance then
+    return refuse(("webhook-timestamp is %.0f s ahead, more than %.0f s: do the clocks agree?"):format(-age,
+      opts.tolerance))
   end
   return true
 end
@@ -173,8 +163,8 @@ local function matches(keys, signature, content, fence)
   end
   for entry in signature:gmatch("%S+") do
     local version, given = entry:match("^(%w+),(.*)$")
-    for _, check in ipairs(checks) do
-      if version == check.version and check.right(given) then return true end
+    for _, known in ipairs(checks) do
+      if version == known.version and known.right(given) then return true end
     end
   end
   return false
@@ -197,19 +187,13 @@ local function check_fence(keys, found, start, body)
   return true
 end
 
-local VERIFY_OPTIONS = { tolerance = "number", now = "number", fence = "boolean" }
-
-local function check_verify(headers, body, opts)
-  if type(headers) ~= "table" then error("webhook.verify: headers must be a table", 3) end
-  if type(body) ~= "string" then error("webhook.verify: body must be a string", 3) end
-  for name, value in pairs(opts) do
-    local wanted = VERIFY_OPTIONS[name]
-    if not wanted then error(("webhook.verify: unknown option %q"):format(tostring(name)), 3) end
-    if type(value) ~= wanted and not (name == "tolerance" and value == false) then
-      error(("webhook.verify: %s must be a %s"):format(name, wanted), 3)
-    end
-  end
+local function number_or_false(value)
+  if value == false or type(value) == "number" then return value end
 end
+
+local read_verify = check.arguments("webhook.verify: ", { "headers", "table" }, { "body", "string" },
+  { "opts", { default = {}, fields = { now = "number", fence = "boolean",
+    tolerance = { number_or_false, what = "a number or false", default = 300 } } } })
 
 --- Verifies a request. Comparisons take the same time wherever the first difference is; entries of unknown versions are
 -- skipped; one entry that matches one of the secrets is enough.
@@ -221,8 +205,7 @@ end
 -- without a fence passes: whoever demands the token looks whether the header is there
 -- @treturn true|nil true; nil, message, "INVALID"
 function M.verify(secret, headers, body, opts)
-  opts = opts or {}
-  check_verify(headers, body, opts)
+  opts = read_verify(2, headers, body, opts).opts
   local keys, message, code = read_secrets(secret)
   if not keys then return nil, message, code end
   local found, ok

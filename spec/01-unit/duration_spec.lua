@@ -38,30 +38,6 @@ describe("duration.parse", function()
   end)
 end)
 
-describe("duration.check", function()
-  it("answers the seconds", function()
-    assert.are.equal(1.5, duration.check("1500ms", "timeout"))
-  end)
-
-  it("raises with the name of the option and the line of the caller's caller", function()
-    local function api(value)
-      duration.check(value, "session_ttl")
-      return true
-    end
-    local line = debug.getinfo(1, "l").currentline + 1
-    local ok, message = pcall(function() api("10 minutes") return true end)
-    assert.is_false(ok)
-    assert.matches("duration_spec%.lua:" .. line .. ": session_ttl: \"10 minutes\" is not a duration", message)
-  end)
-
-  it("blames the line that called it at level 1", function()
-    local line = debug.getinfo(1, "l").currentline + 1
-    local ok, message = pcall(function() duration.check(-1, "timeout", 1) return true end)
-    assert.is_false(ok)
-    assert.matches("duration_spec%.lua:" .. line .. ": timeout: %-1 is negative", message)
-  end)
-end)
-
 describe("duration.format", function()
   it("writes whole milliseconds", function()
     assert.are.equal("15000ms", duration.format("15s"))

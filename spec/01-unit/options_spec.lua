@@ -580,7 +580,8 @@ describe("options.request", function()
     for _, wrong in ipairs({ -1, 1.5, 0 / 0, 1 / 0 }) do
       raises("max_body must be a whole number of bytes", function() request({ url = "http://h", max_body = wrong }) end)
     end
-    raises("max_body must be a number", function() request({ url = "http://h", max_body = "1k" }) end)
+    raises("max_body must be a whole number of bytes, not a string",
+      function() request({ url = "http://h", max_body = "1k" }) end)
   end)
 
   it("is INVALID for other URLs", function()

@@ -1,13 +1,10 @@
 --- Options of holdfast.emitter, checked. Private to it.
 -- @module holdfast.emitter.options
 
+local check = require("holdfast.check")
 local core = require("holdfast.core")
-local duration = require("holdfast.duration")
 
 local M = {}
-
-local DEFAULTS = { prefix = "webhook_receiver/", concurrency = 64, hold = {}, retry_delay = 5, poll = 0.25 }
-local HOLD_DEFAULTS = { messages = 100, time = 5 }
 
 -- The name that the lock's value shows to a person who asks Consul who holds it.
 local function default_name()
@@ -19,69 +16,45 @@ local function default_random()
   return (a * 65536 + b * 256 + c) / 16777216
 end
 
-local function has(object, ...)
-  if type(object) ~= "table" and type(object) ~= "userdata" then return false end
-  for _, method in ipairs({ ... }) do
-    if not object[method] then return false end
+-- A kind of holdfast.check: what has these methods.
+local function with(...)
+  local methods = { ... }
+  return function(value)
+    if type(value) ~= "table" and type(value) ~= "userdata" then return nil end
+    for _, method in ipairs(methods) do
+      if not value[method] then return nil end
+    end
+    return value
   end
-  return true
 end
 
-local function count(value) return type(value) == "number" and value >= 1 and value % 1 == 0 end
-local function is(kind) return function(value) return type(value) == kind end end
+local function lookup(receivers)
+  if type(receivers) == "function" then return receivers end
+  return type(receivers) == "table" and function(name) return receivers[name] end or nil
+end
 
-local CHECKS = {
-  client = { function(value) return has(value, "lock", "scheduler") end, "a holdfast client" },
-  queue = { function(value) return has(value, "due", "claim", "ack", "nack") end, "a queue" },
-  receivers = { function(value) return is("table")(value) or is("function")(value) end, "a table or a function" },
-  prefix = { is("string"), "a string" },
-  name = { is("string"), "a string" },
-  concurrency = { count, "a whole number of at least 1" },
-  hold = { is("table"), "a table" },
-  on_event = { is("function"), "a function" },
-  random = { is("function"), "a function" },
-  now = { is("function"), "a function" },
-  time = { is("function"), "a function" },
+local OPTIONS = {
+  says = "emitter.new takes a table of options",
+  fields = {
+    client = { with("lock", "scheduler"), what = "a holdfast client", required = true },
+    queue = { with("due", "claim", "ack", "nack"), what = "a queue", required = true },
+    receivers = { lookup, what = "a table or a function", required = true },
+    prefix = { "string", default = "webhook_receiver/" }, name = "string",
+    concurrency = { "count", default = 64 },
+    hold = { default = {}, fields = { messages = { "count", default = 100 }, time = { "duration", default = 5 } } },
+    retry_delay = { "duration", positive = true, default = 5 }, poll = { "duration", positive = true, default = 0.25 },
+    on_event = "function",
+    random = { "function", default = default_random }, now = { "function", default = core.now },
+    time = { "function", default = core.time },
+  },
 }
 
-local function read_hold(given)
-  for name in pairs(given) do
-    if HOLD_DEFAULTS[name] == nil then error(("emitter: unknown option hold.%s"):format(tostring(name)), 4) end
-  end
-  local messages = given.messages == nil and HOLD_DEFAULTS.messages or given.messages
-  if not count(messages) then error("emitter: hold.messages must be a whole number of at least 1", 4) end
-  return { messages = messages, time = duration.check(given.time or HOLD_DEFAULTS.time, "emitter: hold.time", 4) }
-end
-
---- A checked copy with the defaults filled in. Blames the caller of its caller.
-function M.read(given)
-  if type(given) ~= "table" then error("emitter.new takes a table of options", 3) end
-  local opts = {}
-  for name, value in pairs(given) do
-    if not CHECKS[name] and name ~= "retry_delay" and name ~= "poll" then
-      error(("emitter: unknown option %q"):format(tostring(name)), 3)
-    end
-    opts[name] = value
-  end
-  for name, value in pairs(DEFAULTS) do
-    if opts[name] == nil then opts[name] = value end
-  end
-  opts.name, opts.random = opts.name or default_name(), opts.random or default_random
-  opts.now, opts.time = opts.now or core.now, opts.time or core.time
-  for name, check in pairs(CHECKS) do
-    if not check[1](opts[name]) and not (name == "on_event" and opts[name] == nil) then
-      error(("emitter: %s must be %s"):format(name, check[2]), 3)
-    end
-  end
-  for _, name in ipairs({ "retry_delay", "poll" }) do
-    opts[name] = duration.check(opts[name], "emitter: " .. name, 3)
-    if opts[name] == 0 then error(("emitter: %s must be more than 0"):format(name), 3) end
-  end
-  opts.hold = read_hold(opts.hold)
-  if type(opts.receivers) == "table" then
-    local receivers = opts.receivers
-    opts.receivers = function(name) return receivers[name] end
-  end
+--- A checked copy with the defaults filled in.
+-- @param given what the user typed
+-- @int level whom a mistake blames, as for error(): 1 is the line that called read, 2 the caller of that function
+function M.read(given, level)
+  local opts = check.guard(level + 1, "emitter: ", check.read, given, OPTIONS)
+  opts.name = opts.name or default_name()
   return opts
 end
 

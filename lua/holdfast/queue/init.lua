@@ -26,91 +26,49 @@
 -- `at` is when a message may be claimed (again); `claim` is a text with the nonce in it that no other claim has.
 -- @module holdfast.queue
 
+local check = require("holdfast.check")
 local core = require("holdfast.core")
-local duration = require("holdfast.duration")
 
 local ADAPTERS = { memory = "holdfast.queue.memory", sqlite = "holdfast.queue.sqlite" }
 local NOT_YET = { postgres = true, postgresql = true, redis = true, rediss = true }
 local NONCE = 12   -- bytes
-local MESSAGE = { id = "string", body = "string", headers = "table", not_before = "number" }
-local OPTIONS = { now = "function", random = "function" }
-local NACK = { count = "boolean", reason = "string" }
 
 local Queue = {}
 Queue.__index = Queue
 Queue.__name = "holdfast.queue"
 
--- ---- checks: what raises blames the caller of the method ------------------------------------------------------------
-
-local function check_type(value, kind, name)
-  if type(value) ~= kind then error(("queue: %s must be a %s, not a %s"):format(name, kind, type(value)), 3) end
-end
-
-local function check_count(value, name)
-  if type(value) ~= "number" or value < 1 or value % 1 ~= 0 then
-    error(("queue: %s must be a whole number of at least 1"):format(name), 3)
-  end
-end
-
-local function check_lease(lease)
-  local seconds = duration.check(lease, "queue: lease", 3)
-  if seconds == 0 then error("queue: lease must be more than 0", 3) end
-  return seconds
-end
-
--- A table with fields of these names and types, all of them optional.
-local function check_fields(given, fields, name)
-  if type(given) ~= "table" then error(("queue: %s must be a table, not a %s"):format(name, type(given)), 3) end
-  for field, value in pairs(given) do
-    local kind = fields[field]
-    if not kind then error(("queue: unknown field %q of %s"):format(tostring(field), name), 3) end
-    if type(value) ~= kind then
-      error(("queue: %s of %s must be a %s, not a %s"):format(field, name, kind, type(value)), 3)
-    end
-  end
-end
-
-local function check_message(msg)
-  for _, field in ipairs({ "id", "body" }) do
-    if msg[field] == nil then error(("queue: the message has no %s"):format(field), 3) end
-  end
-  for name, value in pairs(msg.headers or {}) do
-    if type(name) ~= "string" or type(value) ~= "string" then
-      error("queue: headers must be a table from strings to strings", 3)
-    end
-  end
-end
-
--- What is wrong with a name; "receiver" is not looked at further, as it is a key of Consul, which has rules of its own.
-local function receiver_problem(receiver)
-  if receiver == "" or receiver:find("\0", 1, true) then
-    return ("the receiver %q must not be empty, nor have a zero byte in it"):format(receiver)
-  end
-end
+-- ---- what the methods take ------------------------------------------------------------------------------------------
 
 -- A message that could never be sent is refused while its producer is there to be told.
-local function message_problem(msg)
-  if not msg.id:match("^[!-%-/-~]+$") then
-    return ("the id %q must be visible ASCII without a dot (Standard Webhooks: the webhook-id)"):format(msg.id)
-  end
-  for name, value in pairs(msg.headers or {}) do
-    if not name:match("^[%w!#$%%&'*+.^_`|~-]+$") then return ("%q is no name of a header"):format(name) end
-    if value:find("[\r\n]") or value:find("\0", 1, true) then
-      return ("the header %s has a line break or a zero byte in it"):format(name)
-    end
-  end
-  local at = msg.not_before or 0
-  if at ~= at or at == math.huge or at == -math.huge then return "not_before must be finite" end
-end
+local MESSAGE = {
+  label = "the message",
+  fields = {
+    id = { "string", required = true, form = "message_id" }, body = { "string", required = true }, headers = "headers",
+    not_before = { "number", form = "finite" },
+  },
+}
+local RECEIVER = { "string", form = "receiver" }
+local LEASE = { "duration", positive = true }
+local NACK = { label = "the options of nack", default = {}, fields = { count = "boolean", reason = "string" } }
+local OPEN = { label = "the options of open", default = {}, fields = { now = "function", random = "function" } }
+
+local function takes(...) return check.arguments("queue: ", ...) end
+
+local read_push = takes({ "receiver", RECEIVER }, { "msg", MESSAGE })
+local read_limit = takes({ "limit", "count", optional = true })
+local read_claim = takes({ "receiver", RECEIVER }, { "max", "count" }, { "lease", LEASE })
+local read_extend = takes({ "token", "string" }, { "lease", LEASE })
+local read_ack = takes({ "token", "string" })
+local read_nack = takes({ "token", "string" }, { "delay", "duration" }, { "opts", NACK })
+local read_dead = takes({ "token", "string" }, { "reason", "string", optional = true })
+local read_letters = takes({ "receiver", RECEIVER, optional = true }, { "limit", "count", optional = true })
+local read_receiver = takes({ "receiver", RECEIVER, optional = true })
+local read_open = takes({ "url", { "string", label = "the address" } }, { "opts", OPEN })
 
 -- ---- helpers --------------------------------------------------------------------------------------------------------
 
 local function closed(self)
   return nil, ("queue %s is closed"):format(self.url_), "CLOSED"
-end
-
-local function invalid(message)
-  return nil, "queue: " .. message, "INVALID"
 end
 
 -- The answer to an operation on a claim.
@@ -140,15 +98,13 @@ end
 -- @treturn true|string|nil true; "duplicate" when a message of this id and receiver is in the queue; nil, message, code
 -- ("INVALID" for an id, a header or a receiver that cannot be; "TOO_LARGE" when the disk is full; see `open`)
 function Queue:push(receiver, msg)
-  check_type(receiver, "string", "receiver")
-  check_fields(msg, MESSAGE, "the message")
-  check_message(msg)
-  local wrong = receiver_problem(receiver) or message_problem(msg)
-  if wrong then return invalid(wrong) end
+  local given, added, message, code
+  given, message, code = read_push(2, receiver, msg)
+  if not given then return nil, message, code end
   if self.closed_ then return closed(self) end
   local now = self.now_()
   local at = math.max(now, msg.not_before or now)
-  local added, message, code = self.adapter_:push(now, receiver, msg, at)
+  added, message, code = self.adapter_:push(now, receiver, given.msg, at)
   if added == nil then return nil, message, code end
   return added and true or "duplicate"
 end
@@ -158,7 +114,7 @@ end
 -- @treturn table|nil a list of `{ receiver=, depth= }`, the one that was served least recently first (never served:
 -- before all others, in the order of their first message); depth is its number of messages. nil, message, code
 function Queue:due(limit)
-  if limit ~= nil then check_count(limit, "limit") end
+  limit = read_limit(2, limit).limit
   if self.closed_ then return closed(self) end
   return self.adapter_:due(self.now_(), limit)
 end
@@ -172,14 +128,12 @@ end
 -- `{ token=, attempt=, first_seen=, reason=, msg= }`: attempt is 1 for the first, first_seen is when it was pushed,
 -- reason that of its last nack, msg what was pushed. nil, message, code
 function Queue:claim(receiver, max, lease)
-  check_type(receiver, "string", "receiver")
-  check_count(max, "max")
-  lease = check_lease(lease)
-  local wrong = receiver_problem(receiver)
-  if wrong then return invalid(wrong) end
+  local given, items, message, code
+  given, message, code = read_claim(2, receiver, max, lease)
+  if not given then return nil, message, code end
   if self.closed_ then return closed(self) end
-  local now = self.now_()
-  local items, message, code = self.adapter_:claim(now, receiver, max, now + lease, hex(self.random_(NONCE)))
+  local now, nonce = self.now_(), hex(self.random_(NONCE))
+  items, message, code = self.adapter_:claim(now, receiver, given.max, now + given.lease, nonce)
   if not items then return nil, message, code end
   for _, item in ipairs(items) do
     item.token = ("%.0f.%s"):format(item.seq, item.claim)
@@ -193,8 +147,7 @@ end
 -- @param lease seconds (or text) from now
 -- @treturn true|string|nil true; "lost" when the token is not the current one of its message; nil, message, code
 function Queue:extend(token, lease)
-  check_type(token, "string", "token")
-  lease = check_lease(lease)
+  lease = read_extend(2, token, lease).lease
   if self.closed_ then return closed(self) end
   local seq, claim = parts(token)
   return settled(self.adapter_:extend(seq, claim, self.now_() + lease))
@@ -204,7 +157,7 @@ end
 -- @string token of the claim
 -- @treturn true|string|nil as extend
 function Queue:ack(token)
-  check_type(token, "string", "token")
+  read_ack(2, token)
   if self.closed_ then return closed(self) end
   return settled(self.adapter_:ack(parts(token)))
 end
@@ -216,10 +169,8 @@ end
 -- claims it
 -- @treturn true|string|nil as extend
 function Queue:nack(token, delay, opts)
-  check_type(token, "string", "token")
-  delay = duration.check(delay, "queue: delay", 2)
-  if opts == nil then opts = {} end
-  check_fields(opts, NACK, "the options of nack")
+  local given = read_nack(2, token, delay, opts)
+  delay, opts = given.delay, given.opts
   if self.closed_ then return closed(self) end
   local seq, claim = parts(token)
   return settled(self.adapter_:nack(seq, claim, self.now_() + delay, opts.count == false, opts.reason))
@@ -230,8 +181,7 @@ end
 -- @string[opt] reason
 -- @treturn true|string|nil as extend
 function Queue:dead(token, reason)
-  check_type(token, "string", "token")
-  if reason ~= nil then check_type(reason, "string", "reason") end
+  read_dead(2, token, reason)
   if self.closed_ then return closed(self) end
   local seq, claim = parts(token)
   return settled(self.adapter_:dead(seq, claim, self.now_(), reason))
@@ -242,21 +192,18 @@ end
 -- @int[opt] limit the most to tell; without it all
 -- @treturn table|nil a list of `{ receiver=, attempt=, first_seen=, died=, reason=, msg= }`; nil, message, code
 function Queue:dead_letters(receiver, limit)
-  if receiver ~= nil then check_type(receiver, "string", "receiver") end
-  if limit ~= nil then check_count(limit, "limit") end
-  local wrong = receiver and receiver_problem(receiver)
-  if wrong then return invalid(wrong) end
+  local given, message, code = read_letters(2, receiver, limit)
+  if not given then return nil, message, code end
   if self.closed_ then return closed(self) end
-  return self.adapter_:dead_letters(receiver, limit)
+  return self.adapter_:dead_letters(receiver, given.limit)
 end
 
 --- How many messages there are, claimed and waiting ones with them.
 -- @string[opt] receiver only those of this receiver
 -- @treturn number|nil nil, message, code
 function Queue:len(receiver)
-  if receiver ~= nil then check_type(receiver, "string", "receiver") end
-  local wrong = receiver and receiver_problem(receiver)
-  if wrong then return invalid(wrong) end
+  local given, message, code = read_receiver(2, receiver)
+  if not given then return nil, message, code end
   if self.closed_ then return closed(self) end
   return self.adapter_:len(receiver)
 end
@@ -265,11 +212,11 @@ end
 -- @string[opt] receiver only those of this receiver
 -- @treturn number|nil seconds, 0 when there is none; nil, message, code
 function Queue:oldest(receiver)
-  if receiver ~= nil then check_type(receiver, "string", "receiver") end
-  local wrong = receiver and receiver_problem(receiver)
-  if wrong then return invalid(wrong) end
+  local given, pushed, message, code
+  given, message, code = read_receiver(2, receiver)
+  if not given then return nil, message, code end
   if self.closed_ then return closed(self) end
-  local pushed, message, code = self.adapter_:oldest(receiver)
+  pushed, message, code = self.adapter_:oldest(receiver)
   if pushed == nil then return nil, message, code end
   return pushed and math.max(0, self.now_() - pushed) or 0
 end
@@ -312,12 +259,10 @@ local M = {}
 -- many random bytes as it is asked for
 -- @return the queue, or nil, message, code
 function M.open(url, opts)
-  check_type(url, "string", "the address")
-  if opts == nil then opts = {} end
-  check_fields(opts, OPTIONS, "the options of open")
+  opts = read_open(2, url, opts).opts
   local scheme, rest = url:match("^(%a+):(.*)$")
   if NOT_YET[scheme] then
-    return invalid(("%s:// is not there yet; use \"sqlite:PATH\" or \"memory:\""):format(scheme))
+    return nil, ("queue: %s:// is not there yet; use \"sqlite:PATH\" or \"memory:\""):format(scheme), "INVALID"
   elseif not ADAPTERS[scheme] then
     error(("queue: %q is neither \"memory:\" nor \"sqlite:PATH\""):format(url), 2)
   elseif scheme == "memory" and rest ~= "" then
