@@ -26,6 +26,7 @@
 
 local duration = require("holdfast.duration")
 
+local KEY_MOST = 65536                         -- bytes
 local TOKEN = "^[%w!#$%%&'*+.^_`|~-]+$"        -- of RFC 9110, section 5.6.2
 
 local M = {}
@@ -117,7 +118,9 @@ end
 -- would take it, and then no other client could reach the key.
 function forms.key(key)
   local slashed = "/" .. key .. "/"
-  if key:sub(1, 1) == "/" then
+  if #key > KEY_MOST then
+    return ("has %d bytes: a key has at most %d"):format(#key, KEY_MOST), "TOO_LARGE", true
+  elseif key:sub(1, 1) == "/" then
     return "begins with a slash: a key does not"
   elseif key:find("%c") then
     return "has a control character in it: a key has none"

@@ -12,9 +12,9 @@ local DEFAULT_ADDRESS = "127.0.0.1:8500"
 local MAX_TOKEN_FILE = 64 * 1024
 local MAX_SOCKET_PATH = 107 -- sun_path holds 108 bytes, the last is NUL
 
--- A lock-delay of at least the TTL makes a holder stop before a successor can start, whatever ended the session
--- (consul.md 7.5).
-local SESSION_DEFAULTS = { name = "holdfast", ttl = 15, lock_delay = 15, behavior = "release" }
+-- Whatever ended a session, nobody else has its keys before the lock-delay is over (consul.md 7.5), so that is how long
+-- a holder goes on without a word from Consul: long enough for an election with the settings that Consul comes with.
+local SESSION_DEFAULTS = { name = "holdfast", ttl = 10, lock_delay = 25, behavior = "release" }
 
 -- ---- what may be given ---------------------------------------------------------------------------------------------
 
@@ -357,7 +357,8 @@ end
 -- @tparam[opt] table base the `session` of the client's settings: what a session of the lock's own is like where
 -- `given` says nothing
 -- @int[opt=2] level whom a mistake blames
--- @treturn table|nil what client:lock_object takes; nil, message, "INVALID" (or what a session's id() answered)
+-- @treturn table|nil what client:lock_object takes; nil, message, "INVALID" ("TOO_LARGE" for a key that is too long, or
+-- what a session's id() answered)
 function M.lock(given, base, level)
   local settings, message, code = check.guard((level or 2) + 1, "", read_lock, given, base or SESSION_DEFAULTS)
   return settings, message, code

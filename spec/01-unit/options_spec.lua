@@ -54,7 +54,7 @@ describe("options.client", function()
   it("has defaults for everything", function()
     assert.are.same({
       base = "http://127.0.0.1:8500", timeout = 10, verify = true,
-      session = { name = "holdfast", ttl = 15, lock_delay = 15, behavior = "release" },
+      session = { name = "holdfast", ttl = 10, lock_delay = 25, behavior = "release" },
     }, client())
   end)
 
@@ -392,8 +392,8 @@ describe("options.client", function()
   describe("session", function()
     local function session(given) return client({ session = given }).session end
 
-    it("has a lock-delay of at least the TTL and of 15 s", function()
-      assert.are.equal(15, session({ ttl = "10s" }).lock_delay)
+    it("has a lock-delay of at least the TTL and of 25 s", function()
+      assert.are.equal(25, session({ ttl = "20s" }).lock_delay)
       assert.are.equal(40, session({ ttl = 40 }).lock_delay)
       assert.are.equal(1, session({ ttl = 40, lock_delay = 1 }).lock_delay)
     end)
@@ -460,6 +460,11 @@ describe("options.lock", function()
     invalid({ lock("a\0b") }, [["a\x00b"]])
   end)
 
+  it("is TOO_LARGE for a key of more than 65536 bytes, and tells its length instead of it", function()
+    assert.are.equal(65536, #lock(("k"):rep(65536)).key)
+    assert.are.same({ nil, "key has 65537 bytes: a key has at most 65536", "TOO_LARGE" }, { lock(("k"):rep(65537)) })
+  end)
+
   it("takes keys that only look odd", function()
     for _, key in ipairs({ "a/", ".lock", "a/.lock", "...", "a/..b/c", "a b?c#d%25+", "\195\169", 'say "hi"' }) do
       assert.are.equal(key, lock(key).key)
@@ -467,7 +472,7 @@ describe("options.lock", function()
   end)
 
   it("has a session of its own as soon as one option asks for it", function()
-    local defaults = { name = "holdfast", ttl = 15, lock_delay = 15, behavior = "release" }
+    local defaults = { name = "holdfast", ttl = 10, lock_delay = 25, behavior = "release" }
     local function own(given)
       given.key = "k"
       return lock(given).session_opts
@@ -479,8 +484,8 @@ describe("options.lock", function()
     end
     assert.is_nil(own({}))
     assert.are.same(defaults, own({ session_opts = {} }))
-    assert.are.same(with({ ttl = 10 }), own({ session_ttl = "10s" }))
-    assert.are.same(with({ ttl = 20, lock_delay = 20 }), own({ session_ttl = "20s" }))
+    assert.are.same(with({ ttl = 20 }), own({ session_ttl = "20s" }))
+    assert.are.same(with({ ttl = 30, lock_delay = 30 }), own({ session_ttl = "30s" }))
     assert.are.same(with({ name = "n" }), own({ session_name = "n" }))
     assert.are.same(with({ lock_delay = 0 }), own({ lock_delay = "0s" }))
     assert.are.same(with({ ttl = 30, lock_delay = 5, checks = { "c" }, behavior = "delete", node = "x",

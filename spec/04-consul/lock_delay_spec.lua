@@ -48,9 +48,9 @@ describe("the lock-delay", function()
     assert.is_true(first:lock(helper.seconds(6)))
   end)
 
-  it("is 15 s by default", function()
+  it("is 25 s by default", function()
     assert(lock:lock())
-    assert.are.equal(15e9, consul.session.info(lock:session()).LockDelay)
+    assert.are.equal(25e9, consul.session.info(lock:session()).LockDelay)
   end)
 
   it("by default is told apart from a holder when there is one try", function()
