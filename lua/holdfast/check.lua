@@ -267,11 +267,11 @@ local function convert_fields(given, rule, name)
 end
 
 local function must_be_one_of(choices, value, name)
-  local words = {}
-  for i, choice in ipairs(choices) do
+  for _, choice in ipairs(choices) do
     if value == choice then return end
-    words[i] = show(choice)
   end
+  local words = {}
+  for i, choice in ipairs(choices) do words[i] = show(choice) end
   mistake("%s must be %s, not %s", name, table.concat(words, " or "), show(value))
 end
 
@@ -295,8 +295,9 @@ local function judge(value, rule, name)
   if value == nil then return end
   if kind.judge then kind.judge(value, rule, rule.label or name) end
   if rule.form then M.form(value, rule.form, rule.label or name, rule.secret) end
-  for field, expected in pairs(rule.fields or {}) do
-    judge(value[field], full(expected), within(rule, name, field))
+  if not rule.fields then return end
+  for field, expected in pairs(rule.fields) do
+    if value[field] ~= nil then judge(value[field], full(expected), within(rule, name, field)) end
   end
 end
 
