@@ -26,15 +26,15 @@ WARN := -Wall -Wextra $(WERROR) -Wshadow -Wstrict-prototypes -Wmissing-prototype
 ALL_CFLAGS := -std=gnu11 $(WARN) -fvisibility=hidden -fPIC -pthread -D_GNU_SOURCE $(CFLAGS) \
 	$(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
 LIBS := -lcurl -lcjson -lcrypto -lpthread
-COMPILE = $(CC) $(ALL_CFLAGS) $(CPPFLAGS) -MMD -MP
+COMPILE = $(CC) $(ALL_CFLAGS) -Icsrc $(CPPFLAGS) -MMD -MP
 LINK = $(CC) $(ALL_CFLAGS) $(LDFLAGS)
 # One short line per command; V=1 shows the whole.
 say = $(if $(V),,@echo '  $(1) $@'; )
 # Asked for when a binding is compiled, not before: `make test` may only just have installed it.
 lua_include = $(or $(shell pkg-config --cflags lua$(1) 2>/dev/null),-I/usr/include/lua$(1))
 
-CORE_SRC := $(filter-out csrc/bind_%,$(wildcard csrc/*.c))
-BIND_SRC := $(wildcard csrc/bind_*.c)
+CORE_SRC := $(foreach room,base net consul lock,$(wildcard csrc/$(room)/*.c))
+BIND_SRC := $(wildcard csrc/bind/*.c)
 TEST_SRC := $(wildcard spec/c/test_*.c)
 LUA_SRC  := $(shell find lua -name '*.lua' 2>/dev/null)
 
@@ -82,6 +82,9 @@ layers: deps ## who may include, require and call what
 	@$(MAKE) ABIS=5.4 all
 	@.ci/layers
 
+model: deps ## proves the lock protocol with spin, and that the proof can fail
+	@bash model/run
+
 bench: deps ## microseconds per lock+unlock beside plain libcurl
 	@$(MAKE) ABIS=5.4 all $(O)/bench/cycle
 	@$(call with_consul,env $(LUA_ENV) bench/cycle)
@@ -102,11 +105,11 @@ consul: ## prints the path of a Consul binary, fetches one if need be
 deps: ## installs missing Debian packages, or says which
 	@.ci/deps test
 
-.PHONY: help all demo test asan tsan valgrind lint layers bench install clean consul deps ctests FORCE
+.PHONY: help all demo test asan tsan valgrind lint layers model bench install clean consul deps ctests FORCE
 
 LUA_ENV = LUA_PATH="./lua/?.lua;./lua/?/init.lua;;" LUA_CPATH="./build/5.4/?.so;;"
 with_consul = consul=$$(.ci/consul) && CONSUL=$$consul spec/support/with_consul $(1)
-run_specs = $(call with_consul,env SUITE="$(SUITE)" LUA="$(LUA)" spec/run $(1))
+run_specs = consul=$$(.ci/consul) && CONSUL=$$consul SUITE="$(SUITE)" LUA="$(LUA)" spec/run $(1)
 
 # ---- for the compiler ------------------------------------------------------------------------
 
@@ -123,7 +126,7 @@ $(O)/core-test/%.o: csrc/%.c $(O)/flags
 
 $(O)/c/%: spec/c/%.c $(CORE_TEST) $(O)/flags
 	@mkdir -p $(@D)
-	$(call say,LD)$(COMPILE) -MT $@ -MF $@.d -DHF_TEST_ALLOC -Icsrc -o $@ $< $(CORE_TEST) \
+	$(call say,LD)$(COMPILE) -MT $@ -MF $@.d -DHF_TEST_ALLOC -o $@ $< $(CORE_TEST) \
 		$(LDFLAGS) $(LIBS)
 
 $(O)/bench/%: bench/%.c $(O)/flags
@@ -150,4 +153,4 @@ $(O)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(COMPILE) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(LINK)' >$@
 
--include $(wildcard $(O)/*/*.d)
+-include $(wildcard $(O)/*/*.d $(O)/*/*/*.d)

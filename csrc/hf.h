@@ -1,5 +1,5 @@
 /* hf.h: the API of the holdfast core. No Lua in here, and no libcurl: this is all that the
- * bindings (bind_*.c) and the C tests may include.
+ * bindings (bind/) and the C tests may include.
  *
  * Rules that hold for every function below unless its comment says otherwise:
  *  - any thread may call it; it takes and releases the client's mutex itself and never waits
@@ -163,10 +163,13 @@ struct hf_counters {
  * caller (hf_client_drop). */
 enum hf_err hf_client_new(const struct hf_client_opts *opts, struct hf_client **out,
 			  struct hf_error *err);
-/* Ends ops in flight with CLOSED, releases what is held, destroys the client's sessions and joins
- * its thread, all within about three seconds. With tell false Consul hears nothing of it: what a
- * crash would do. Idempotent. The only call that waits. */
-enum hf_err hf_client_close(struct hf_client *client, bool tell, struct hf_error *err);
+/* Ends ops in flight with CLOSED, releases what is held and destroys the client's sessions, all
+ * within about three seconds: *out, the caller's, is done then. With tell false Consul hears
+ * nothing of it: what a crash would do. Idempotent. */
+enum hf_err hf_client_close(struct hf_client *client, bool tell, struct hf_op **out,
+			    struct hf_error *err);
+/* Joins the thread of a client whose close is done. Waits for a moment at most. */
+void hf_client_join(struct hf_client *client);
 /* Gives the caller's reference back. Starts a close, but does not wait for it. */
 void hf_client_drop(struct hf_client *client);
 /* Where its Consul is. */
@@ -192,7 +195,8 @@ bool hf_op_done(struct hf_op *op);
 /* Waits until it has finished: true; false after timeout ms (< 0: no limit) or a signal, so that
  * the caller can look at what the signal was for; false with *err filled when it cannot wait. */
 bool hf_op_wait(struct hf_op *op, int64_t timeout, struct hf_error *err);
-/* A descriptor that is readable from the finish on, for ever. The op closes it. -1: see *err. */
+/* A descriptor that is readable from the finish on. It is closed when the result is read, or with
+ * the op. -1: see *err. */
 int hf_op_fd(struct hf_op *op, struct hf_error *err);
 /* Its result: HF_OK or a failure. TIMEOUT in *err while it has not finished. */
 enum hf_err hf_op_result(struct hf_op *op, struct hf_error *err);
@@ -234,10 +238,13 @@ struct hf_lock_opts {
 	bool monitor_key; /* one long poll on this key */
 };
 
+/* Ends a hold, or an acquire in flight, the way a drop does, but the object lives on. */
+void hf_lock_let_go(struct hf_lock *lock);
 /* Makes a lock object; no network. *out belongs to the caller (hf_lock_drop). */
 enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opts,
 			struct hf_lock **out, struct hf_error *err);
-/* Gives the caller's reference back; what is held gets released in the background. */
+/* Gives the caller's reference back; an acquire in flight is canceled, and what is held or got
+ * gets released in the background. */
 void hf_lock_drop(struct hf_lock *lock);
 /* The client that the lock was made with. */
 struct hf_client *hf_lock_client(struct hf_lock *lock);
@@ -258,7 +265,7 @@ struct hf_lock_state {
 	bool lost; /* latched until the next acquire */
 	enum hf_reason reason; /* how the last hold ended; HF_NO_REASON: held, or never was */
 	uint64_t token; /* 0: not held */
-	int64_t remaining; /* ms to the lease deadline; 0 when not held, INT64_MAX: unlimited */
+	int64_t remaining; /* ms to the lease deadline; 0 when not held */
 	char session[64]; /* "" when there is none */
 };
 

@@ -8,6 +8,7 @@ local socket = require("socket")
 local consul = require("spec.support.consul")
 local process = require("spec.support.process")
 local proxies = require("spec.support.proxy")
+local servers = require("spec.support.servers")
 
 local M = {}
 
@@ -91,6 +92,17 @@ function M.session(options)
   return consul.session.create(given)
 end
 
+--- A Consul agent of its own, killed by finish, for what the agent of this run, which has Consul's default limits, does
+-- not do. options: { limits = {…}, config = {…}, token = … }; see spec/support/servers.lua.
+function M.agent(options)
+  return servers.agent(options)
+end
+
+--- Three Consul servers that elect a leader, killed by finish unless options.keep. See spec/support/cluster.lua.
+function M.cluster(options)
+  return require("spec.support.cluster").new(options)
+end
+
 --- Starts Lua code in a process of its own, ended by finish. See spec/support/process.lua.
 function M.spawn_lua(code, env)
   return remember(children, process.spawn(code, env))
@@ -124,12 +136,16 @@ local function leftovers()
 end
 
 local function children_left()
-  local pid = own_pid()
-  local file = io.open(("/proc/%d/task/%d/children"):format(pid, pid))
+  local own = own_pid()
+  local file = io.open(("/proc/%d/task/%d/children"):format(own, own))
   if not file then return nil end -- a kernel without CONFIG_PROC_CHILDREN
   local pids = file:read("*a")
   file:close()
-  return pids:match("%d") and pids
+  local left = {}
+  for pid in pids:gmatch("%d+") do
+    if not servers.keeps(tonumber(pid)) then left[#left + 1] = pid end
+  end
+  return left[1] and table.concat(left, " ")
 end
 
 local function check_nothing_left()
@@ -156,6 +172,7 @@ function M.finish()
   each(clients, function(client) client:close() end)
   each(proxies_made, function(proxy) proxy:close() end)
   if os.getenv("CONSUL_HTTP_ADDR") then tidy_consul() end
+  servers.finish(tidy_consul)
   check_nothing_left()
 end
 

@@ -114,6 +114,27 @@ function forms.header_value(value)
   return value:gsub("\t", ""):find("%c") and "has a control character in its value" or nil, nil, true
 end
 
+-- The forms of one character of UTF-8 (RFC 3629, section 4), or of a run of ASCII.
+local UTF8 = {
+  "^[%z\1-\127]+", "^[\194-\223][\128-\191]", "^\224[\160-\191][\128-\191]",
+  "^[\225-\236\238\239][\128-\191][\128-\191]", "^\237[\128-\159][\128-\191]",
+  "^\240[\144-\191][\128-\191][\128-\191]", "^[\241-\243][\128-\191][\128-\191][\128-\191]",
+  "^\244[\128-\143][\128-\191][\128-\191]",
+}
+
+local function after_one(text, at)
+  for _, pattern in ipairs(UTF8) do
+    local _, last = text:find(pattern, at)
+    if last then return last + 1 end
+  end
+end
+
+local function is_utf8(text)
+  local at = 1
+  while at and at <= #text do at = after_one(text, at) end
+  return at ~= nil
+end
+
 -- What neither a URL path nor Consul takes as a key: redirects, 400 or 500 come of it (consul.md 3.11). A transaction
 -- would take it, and then no other client could reach the key.
 function forms.key(key)
@@ -124,6 +145,8 @@ function forms.key(key)
     return "begins with a slash: a key does not"
   elseif key:find("%c") then
     return "has a control character in it: a key has none"
+  elseif not is_utf8(key) then
+    return "is not UTF-8: in a transaction it would be another key than in a URL"
   elseif key:find("//", 1, true) or slashed:find("/./", 1, true) or slashed:find("/../", 1, true) then
     return 'has an empty, "." or ".." segment: a key has none'
   end

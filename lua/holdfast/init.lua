@@ -57,10 +57,17 @@ local function drop(op)
   if finalize then finalize(op) end
 end
 
--- Waits for an op and answers its result. A scheduler may wake early: the op itself knows. An op that cannot be waited
--- for is dropped, which cancels it, so that it has no effect that nobody knows of. An error in `wait` leaves that to
--- the collector.
-local function finish(scheduler, op, message, code)
+local function read(op, ...)
+  drop(op)
+  return ...
+end
+
+-- Waits for an op of an object and answers its result. The op is dropped with that: its descriptor must not wait for
+-- the collector. A scheduler may wake early: the op itself knows. An op that cannot be waited for is dropped, which
+-- cancels it, so that it has no effect that nobody knows of. An error in `wait` leaves that to the collector. The
+-- object is an argument for its own sake: what is waited for must not be collected meanwhile, and
+-- `client:lock(k):lock()` has no other reference to it.
+local function finish(object, scheduler, op, message, code) -- luacheck: ignore 212
   if not op then return nil, message, code end
   local done
   repeat
@@ -71,8 +78,8 @@ local function finish(scheduler, op, message, code)
     end
     done, message, code = op:wait(0)
   until done or message
-  if done then return op:result() end
-  return nil, message, code
+  if not done then return nil, message, code end
+  return read(op, op:result())
 end
 
 local function respond(status, raw_headers, body, truncated, elapsed)
@@ -99,7 +106,7 @@ end
 -- @param key_or_opts a key, or `{ key=, value="", session=, session_ttl=, session_name=, lock_delay=, session_opts={},
 -- monitor="session" }`. Any of session_* and lock_delay gives the lock a session of its own; what they leave open is
 -- as in the client's `session`
--- @treturn lock|nil the lock; nil, message, code (INVALID, CLOSED, FORKED, NOMEM)
+-- @treturn lock|nil the lock; nil, message, code (INVALID, TOO_LARGE, CLOSED, FORKED, NOMEM)
 function Client:lock(key_or_opts)
   local lock, message, code = new_lock(self, key_or_opts, 2)
   return lock, message, code
@@ -146,7 +153,7 @@ function Client:with_lock(key_or_opts, timeout, fn)
 end
 
 local function request(object, scheduler, settings)
-  return respond(finish(scheduler, object:start_request(settings)))
+  return respond(finish(object, scheduler, object:start_request(settings)))
 end
 
 --- Makes an HTTP request. Redirects are not followed.
@@ -154,11 +161,33 @@ end
 -- @tparam table req `{ method=, url=, headers={}, body=, timeout=, max_body=1048576 }`; the method is POST with a body
 -- and GET without unless it is given, the timeout that of the client
 -- @treturn table|nil `{ status=, headers=, body=, truncated=, elapsed= }`, header names in lower case; nil, message,
--- code (TIMEOUT, CONNECT, TLS, PROTOCOL, INVALID, CLOSED, FORKED, NOMEM)
+-- code (TIMEOUT, CONNECT, TLS, PROTOCOL, INVALID, TOO_LARGE, CLOSED, FORKED, NOMEM)
 function Client:request(req)
   local settings, message, code = options.request(req, 2)
   if not settings then return nil, message, code end
   return request(self, known.clients[self].scheduler, settings)
+end
+
+local function close(client, tell)
+  local ok, message, code = finish(client, known.clients[client].scheduler, client:start_close(tell))
+  if not ok then return nil, message, code end
+  client:join()
+  return true
+end
+
+--- Releases every lock held through it, destroys its sessions and ends its thread. Takes 3 s at most, when Consul does
+-- not answer; a loop goes on meanwhile. Idempotent.
+-- @function client:close
+-- @treturn true|nil true; nil, message, code (FORKED, NOMEM)
+function Client:close()
+  return close(self, true)
+end
+
+--- The same without telling Consul: what a crash would do.
+-- @function client:abandon
+-- @treturn true|nil true; nil, message, code (FORKED, NOMEM)
+function Client:abandon()
+  return close(self, false)
 end
 
 --- The scheduler adapter that this client waits with.
@@ -176,16 +205,18 @@ end
 -- @treturn true|nil true; nil, message, code (TIMEOUT, HELD, CONFLICT, SESSION, CANCELED, DENIED, CONNECT, ...)
 function Lock:lock(timeout)
   local seconds = options.timeout(timeout, 2)
-  return finish(scheduler_of(self), self:start_lock(seconds))
+  return finish(self, scheduler_of(self), self:start_lock(seconds))
 end
 
 --- Gives the lock back.
 -- @function lock:unlock
 -- @param[opt] timeout nil waits until Consul answers or the lease is over
--- @treturn true|nil true; nil, message, code (NOT_HELD, LOST when it was lost meanwhile, TIMEOUT, ...)
+-- @treturn true|nil true; nil, message, code: NOT_HELD; LOST when Consul says that it had been lost; SESSION when the
+-- session had ended, which has protected the lock all the same; what the trouble was when Consul could not be told
+-- (TIMEOUT, CONNECT, HTTP, DENIED ...)
 function Lock:unlock(timeout)
   local seconds = options.timeout(timeout, 2)
-  return finish(scheduler_of(self), self:start_unlock(seconds))
+  return finish(self, scheduler_of(self), self:start_unlock(seconds))
 end
 
 --- Deletes the key if nobody holds it.
@@ -194,7 +225,7 @@ end
 -- @treturn true|nil true, also when the key is absent; nil, message, code (HELD, IN_USE, CONFLICT, ...)
 function Lock:destroy(timeout)
   local seconds = options.timeout(timeout, 2)
-  return finish(scheduler_of(self), self:start_destroy(seconds))
+  return finish(self, scheduler_of(self), self:start_destroy(seconds))
 end
 
 --- Makes an HTTP request that is aborted in mid-flight the moment the lock is lost.
@@ -264,7 +295,7 @@ local M = { _VERSION = core._VERSION }
 --- Makes a client. Opens no socket and starts no thread: the first operation does.
 -- @tparam[opt] table opts every field optional, CONSUL_* environment variables are the defaults: `address`, `token`,
 -- `token_file`, `auth`, `datacenter`, `namespace`, `partition`, `tls = { ca_file=, ca_path=, cert_file=, key_file=,
--- server_name=, verify=true }`, `timeout=10`, `session = { name="holdfast", ttl=15, lock_delay=15, behavior="release",
+-- server_name=, verify=true }`, `timeout=10`, `session = { name="holdfast", ttl=10, lock_delay=25, behavior="release",
 -- node=, checks=, service_checks= }`, `scheduler="plain"`
 -- @treturn client|nil the client; nil, message, code (INVALID, NOMEM)
 function M.new(opts)

@@ -1,4 +1,7 @@
+local json = require("dkjson")
 local socket = require("socket")
+local consul = require("spec.support.consul")
+local fake = require("spec.support.fake")
 local helper = require("spec.helper")
 
 -- A bare HTTP connection: what it sends and when is up to the test.
@@ -284,6 +287,86 @@ describe("the fault proxy", function()
     assert.are.equal(1, upstream:count("/old"))
   end)
 
+  it("carries out a delayed request though its client has left meanwhile", function()
+    for i, action in ipairs({ "answer", "pass_then_close" }) do
+      proxy:rule({ match = action, delay = 0.1, action = action })
+      local con = connect(proxy)
+      send(con, "/" .. action, "PUT", "late")
+      assert(proxy:wait_for(action, 1, 5))
+      con:close()
+      local entry = assert(proxy:wait_for(action, 1, 5, "carried"))[1]
+      assert.are.same({ 200, 0 }, { entry.outcome, entry.copies })
+      assert.is_nil(entry.status)
+      assert.is_true(entry.carried >= entry.received + 0.1)
+      assert.are.equal(i, upstream:count("^PUT /"))
+    end
+    assert.are.equal("late", upstream:log("^PUT /answer$")[1].body)
+  end)
+
+  it("passes a late request on when it is told to, and not before", function()
+    proxy:rule({ match = "/late", action = "late" })
+    local con = connect(proxy)
+    send(con, "/late", "PUT", "body")
+    assert(proxy:wait_for("/late", 1, 5))
+    assert.are.equal("timeout", hears_nothing(con, 0.1))
+    con:close()
+    assert.are.equal(1, assert(proxy:wait_for("/late", 1, 5, "gone"))[1].copies)
+    assert.are.same({ 0, 0 }, { proxy:count("/late", "carried"), upstream:count() })
+    assert.are.same({ 0, 1, 0 }, { proxy:release("/other"), proxy:release("/late"), proxy:release("/late") })
+    local entry = assert(proxy:wait_for("/late", 1, 5, "carried"))[1]
+    assert.are.same({ 200, 0 }, { entry.outcome, entry.copies })
+    assert.are.equal("body", upstream:log("^PUT /late$")[1].body)
+  end)
+
+  it("passes a late request on some time after its client has left", function()
+    proxy:rule({ match = "/late", action = "late", delay = 0.1 })
+    local con = connect(proxy)
+    send(con, "/late")
+    assert.are.equal("timeout", hears_nothing(con, 0.2))
+    assert.are.equal(0, upstream:count())
+    con:close()
+    local entry = assert(proxy:wait_for("/late", 1, 5, "carried"))[1]
+    assert.is_true(entry.carried >= entry.gone + 0.09)
+  end)
+
+  it("hangs up on the client of a late request when told to", function()
+    proxy:rule({ match = "/late", action = "late", hang_up = true, delay = 0 })
+    local con = connect(proxy)
+    send(con, "/late")
+    assert.are.equal("closed", hears_nothing(con, 5))
+    assert(proxy:wait_for("/late", 1, 5, "carried"))
+  end)
+
+  it("passes a request on twice, and answers it once", function()
+    proxy:rule({ match = "/soon", action = "twice", delay = 0.05 })
+    proxy:rule({ match = "/told", action = "twice" })
+    local con = connect(proxy)
+    for i, target in ipairs({ "/soon", "/told" }) do
+      assert.are.equal(200, (fetch(con, target, "PUT", "body")))
+      if target == "/told" then
+        assert.are.same({ 1, 0 }, { proxy:log(target)[1].copies, proxy:count(target, "carried") })
+        assert.are.equal(1, proxy:release(target))
+      end
+      assert(proxy:wait_for(target, 1, 5, "carried"))
+      assert.are.equal(2, upstream:count(target))
+      assert.are.equal(2 * i, upstream:count("^PUT /"))
+    end
+    assert.are.equal("timeout", hears_nothing(con, 0.05))
+  end)
+
+  it("sends requests to another upstream when told to, also on old connections", function()
+    local other = helper.server()
+    other:rule({ status = 201 })
+    local con, polling = connect(proxy), connect(proxy)
+    assert.are.equal(200, (fetch(con, "/")))
+    send(polling, "/poll")
+    assert(upstream:wait_for("/poll", 1, 5))
+    proxy:upstream(other:address())
+    assert.are.equal(201, (fetch(con, "/")))
+    assert.are.equal(201, (fetch(connect(proxy), "/")))
+    assert.are.same({ 0, 0 }, { other:count("/poll"), upstream:count("/poll", "gone") })
+  end)
+
   it("closes the client's connection when there is no upstream any more", function()
     upstream:close()
     local con = connect(proxy)
@@ -304,6 +387,139 @@ describe("the fault proxy", function()
     for _, con in ipairs(cons) do con:close() end
     assert(upstream:wait_for("/poll", 300, 10, "gone"))
     helper.eventually(function() return upstream:connections().open == 0 end)
+  end)
+end)
+
+-- Asks the fake server and the agent of this run the same, and answers what both say, without their ids and indexes.
+describe("the fake Consul server", function()
+  local server
+  before_each(function() server = fake.consul() end)
+  after_each(helper.finish)
+
+  local FLAGS = "\"Flags\":" .. fake.FLAGS
+
+  -- A conversation with one server: ask(...) as consul.request; what was said gets into `said`.
+  local function conversation(where, script)
+    local seen, said = { n = 0 }, {}
+    local function named(text)
+      if not seen[text] then
+        seen.n = seen.n + 1
+        seen[text] = "#" .. seen.n
+      end
+      return seen[text]
+    end
+    local function plain(text)
+      text = text:gsub("%x+%-%x+%-%x+%-%x+%-%x+", named)
+      text = text:gsub("(\"%a+Index\": ?)(%d+)", function(name, index)
+        return name:find("LockIndex") and name .. index or name .. "\"" .. named(index) .. "\""
+      end)
+      return (text:gsub("modify index (%d+) != (%d+)", "modify index"))
+    end
+    local function ask(...)
+      local status, text, headers = consul.at(where, consul.request, ...)
+      text = text:gsub("%s+$", "")
+      local body = json.decode(plain(text))
+      -- Of one that only reads Consul says more, to which nobody listens.
+      if type(body) == "table" and body.LastContact then body = { Results = body.Results, Errors = body.Errors } end
+      said[#said + 1] = { status, body or plain(text), headers["x-consul-index"] ~= nil }
+      return text
+    end
+    script(ask)
+    return said
+  end
+
+  local function compare(script)
+    local real, pretended = conversation({}, script), conversation({ address = server:address() }, script)
+    for i, answer in ipairs(real) do assert.are.same(answer, pretended[i], "answer " .. i) end
+  end
+
+  local function operation(verb, key, rest)
+    return ("{\"KV\":{\"Verb\":%q,\"Key\":%q%s}}"):format(verb, key, rest or "")
+  end
+
+  it("says of keys and transactions what Consul says", function()
+    local key = helper.unique_key()
+    local name = key:match("^[^/]*")
+    compare(function(ask)
+      local function session()
+        local options = ("{\"Name\":%q,\"LockDelay\":\"5s\"}"):format(name)
+        return ask("PUT", "/v1/session/create", nil, options):match("%x+%-[%x-]+")
+      end
+      local function txn(...) return ask("PUT", "/v1/txn", nil, "[" .. table.concat({ ... }, ",") .. "]") end
+      local function with(id) return (",\"Session\":%q,%s,\"Value\":\"YQ==\""):format(id, FLAGS) end
+      local function at(text) return ",\"Index\":" .. text:match("\"ModifyIndex\": ?(%d+)") end
+      local mine, other = session(), session()
+      local nobody = ",\"Index\":1"
+      local gone = mine:gsub("^%x%x%x", "fff")
+      ask("GET", "/v1/kv/" .. key)
+      txn(operation("get", key))
+      txn(operation("check-index", key, nobody), operation("lock", key, with(mine)))
+      txn(operation("check-session", key, with(mine)))
+      txn(operation("unlock", key, with(mine)))
+      txn(operation("lock", key, with(gone)))
+      local first = txn(operation("check-not-exists", key), operation("lock", key, with(mine)))
+      txn(operation("check-not-exists", key), operation("lock", key, with(mine)))
+      txn(operation("check-not-exists", key), operation("lock", key, with(other)))
+      txn(operation("check-index", key, at(first)), operation("lock", key, with(mine))) -- changes nothing
+      txn(operation("check-index", key, at(first)), operation("lock", key, with(other)))
+      txn(operation("check-index", key, at(first)), operation("unlock", key, with(other)))
+      txn(operation("check-session", key, with(mine)), operation("check-session", key .. "/2", with(mine)))
+      txn(operation("check-session", key, with(other)))
+      local second = txn(operation("check-index", key, at(first)), operation("unlock", key, with(mine)))
+      txn(operation("check-index", key, at(first)), operation("unlock", key, with(mine)))
+      txn(operation("check-index", key, at(second)), operation("lock", key, with(other)),
+        operation("unlock", key, with(other)))
+      local third = ask("GET", "/v1/kv/" .. key)
+      txn(operation("check-index", key, at(third)), operation("lock", key, with(other)))
+      ask("PUT", "/v1/kv/" .. key, { flags = fake.FLAGS }, "written")
+      txn(operation("get", key))
+      ask("DELETE", "/v1/kv/" .. key, { cas = 1 })
+      ask("PUT", "/v1/session/destroy/" .. other)
+      ask("GET", "/v1/kv/" .. key)
+      txn(operation("lock", key, with(mine))) -- within the lock-delay
+      txn(operation("lock", key, with(other)))
+      ask("DELETE", "/v1/kv/" .. key)
+      ask("DELETE", "/v1/kv/" .. key)
+      ask("PUT", "/v1/session/destroy/" .. mine)
+    end)
+  end)
+
+  it("says of sessions what Consul says, as far as holdfast listens", function()
+    local function heard(ask, ...)
+      local session = json.decode(ask(...))
+      session = session and session[1] or {}
+      return { session.Name, session.TTL, session.LockDelay, session.Behavior }
+    end
+    local name = helper.unique_key():match("^[^/]*")
+    local described = { real = {}, pretended = {} }
+    local function script(list)
+      return function(ask)
+        local options = ("{\"Name\":%q,\"TTL\":\"10000ms\",\"LockDelay\":\"0ms\"}"):format(name)
+        local id = ask("PUT", "/v1/session/create", nil, options):match("%x+%-[%x-]+")
+        list[#list + 1] = heard(ask, "GET", "/v1/session/info/" .. id)
+        list[#list + 1] = heard(ask, "PUT", "/v1/session/renew/" .. id)
+        ask("PUT", "/v1/session/destroy/" .. id)
+        ask("PUT", "/v1/session/destroy/" .. id)
+        ask("GET", "/v1/session/info/" .. id)
+        ask("PUT", "/v1/session/renew/" .. id)
+      end
+    end
+    local real = conversation({}, script(described.real))
+    local pretended = conversation({ address = server:address() }, script(described.pretended))
+    assert.are.same(described.real, described.pretended)
+    for i, answer in ipairs(real) do
+      if i ~= 2 and i ~= 3 then assert.are.same(answer, pretended[i], "answer " .. i) end
+    end
+  end)
+
+  it("answers a long poll when its key changes, when its time is over, and at once when it is late", function()
+    local key = helper.unique_key()
+    compare(function(ask)
+      ask("PUT", "/v1/kv/" .. key, nil, "a")
+      local index = tonumber(ask("GET", "/v1/kv/" .. key):match("\"ModifyIndex\": ?(%d+)"))
+      ask("GET", "/v1/kv/" .. key, { index = index - 1, wait = "60s" })
+      ask("GET", "/v1/kv/" .. key, { index = index, wait = "50ms" })
+    end)
   end)
 end)
 
@@ -369,5 +585,82 @@ describe("the helper", function()
   it("makes keys that are unlike each other", function()
     assert.are_not.equal(helper.unique_key("a"), helper.unique_key("a"))
     assert.matches("/a$", helper.unique_key("a"))
+  end)
+end)
+
+describe("an agent of a spec's own", function()
+  after_each(helper.finish)
+
+  local function connections_taken(address, n)
+    local host, port = address:match("^(.+):(%d+)$")
+    local cons = {}
+    for i = 1, n do
+      cons[i] = assert(socket.connect(host, tonumber(port)))
+      cons[i]:settimeout(5)
+      cons[i]:send("GET /v1/agent/self HTTP/1.1\r\nHost: spec\r\n\r\n")
+    end
+    local taken = 0
+    for _, con in ipairs(cons) do
+      if (con:receive("*l") or ""):find("200", 1, true) then taken = taken + 1 end
+    end
+    for _, con in ipairs(cons) do con:close() end
+    return taken
+  end
+
+  it("has the limits that the spec wants, and Consul's where it says nothing", function()
+    local raised = helper.agent({ limits = { http_max_conns_per_client = 1000 } })
+    assert.are.equal(250, connections_taken(raised:address(), 250))
+    local plain = helper.agent()
+    assert.is_true(connections_taken(plain:address(), 250) < 210)
+  end)
+
+  it("has the configuration that the spec wants, and is asked with a token", function()
+    local token = "00000000-0000-4000-8000-000000000001"
+    local agent = helper.agent({ token = token,
+      config = { acl = { enabled = true, default_policy = "deny", tokens = { master = token } } } })
+    assert.is_true(agent:ask(consul.kv.put, "k", "v"))
+    assert.has_error(function() consul.at({ address = agent:address() }, consul.kv.put, "k", "v") end)
+  end)
+
+  it("is suspended, continued, killed and started again", function()
+    local agent = helper.agent()
+    agent:suspend()
+    assert.is_false(agent:runs())
+    assert.has_error(function()
+      consul.at({ address = agent:address(), timeout = 0.1 }, consul.kv.get, "k")
+    end)
+    agent:continue()
+    assert.is_nil(agent:ask(consul.kv.get, "k"))
+    agent:kill()
+    assert.has_error(function() agent:ask(consul.kv.get, "k") end)
+    agent:restart()
+    agent:wait_ready()
+  end)
+
+  it("is ended by finish, also while it is suspended", function()
+    local agent = helper.agent()
+    agent:suspend()
+    helper.finish()
+    assert.is_nil(agent.pid)
+  end)
+
+  it("outlives finish when it is to be kept, and is tidied up", function()
+    local agent = helper.agent({ keep = true })
+    local key = helper.unique_key()
+    agent:ask(consul.kv.put, key, "v")
+    helper.finish()
+    assert.is_nil(agent:ask(consul.kv.get, key))
+    agent:remove()
+  end)
+
+  it("dies with the process that started it", function()
+    local child = helper.spawn_lua([[
+      local agent = require("spec.helper").agent()
+      print(agent.pid) io.stdout:flush()
+      while true do require("socket").sleep(10) end
+    ]])
+    local pid = child:read_line()
+    child:kill("KILL")
+    helper.eventually(function() return not io.open("/proc/" .. pid .. "/stat") end)
   end)
 end)

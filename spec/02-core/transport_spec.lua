@@ -42,6 +42,14 @@ describe("a lock", function()
     return code, message
   end
 
+  -- How often it has tried a step. A lock transaction that was refused is followed by one that kills late copies of it.
+  local function tries(step)
+    if step.match ~= fake.TXN then return server:count(step.match) end
+    local count = 0
+    for _, verb in ipairs(fake.verbs(server)) do count = count + (verb == "lock" and 1 or 0) end
+    return count
+  end
+
   for _, step in ipairs(STEPS) do
     local function at(text) return text .. " at " .. step.name end
 
@@ -100,7 +108,7 @@ describe("a lock", function()
       local ok, message, code = make():lock(helper.seconds(10))
       assert.are.same({ nil, "DENIED" }, { ok, code })
       assert.matches("403: Permission denied", message, 1, true)
-      assert.are.equal(1, server:count(step.match))
+      assert.are.equal(1, tries(step))
     end)
 
     it(at("answers HTTP, status and body when the server is in trouble and there is one try"), function()
@@ -129,7 +137,7 @@ describe("a lock", function()
       local ok, message, code = make():lock(helper.seconds(10))
       assert.are.same({ nil, "HTTP" }, { ok, code })
       assert.matches("301", message, 1, true)
-      assert.are.same({ 1, 0 }, { server:count(step.match), server:count("/elsewhere") })
+      assert.are.same({ 1, 0 }, { tries(step), server:count("/elsewhere") })
     end)
   end
 

@@ -160,16 +160,21 @@ describe("unlock", function()
     helper.finish()
   end)
 
-  it("answers LOST, not before its time, when the lease ends while the server cannot be reached", function()
-    client = helper.client({ address = server:address(), timeout = 0.2, session = { ttl = 0.8 } })
+  -- It was held until it was given back: that is no loss.
+  it("answers what went wrong, not before its time, when the lease ends while the server cannot be reached", function()
+    client = helper.client({ address = server:address(), timeout = 0.2, session = { ttl = 0.8, lock_delay = 0 } })
     lock = assert(client:lock("k"))
     assert(lock:lock(5))
-    server:rule({ first = true, status = 500 })
+    server:rule({ first = true, status = 500, body = "No cluster leader" })
     local left = lock:remaining()
     local start = socket.gettime()
-    local ok, _, code = lock:unlock()
-    assert.are.same({ nil, "LOST" }, { ok, code })
-    assert.is_true(socket.gettime() - start > left - 0.05)
+    local ok, message, code = lock:unlock()
+    assert.are.same({ nil, "HTTP" }, { ok, code })
+    assert.matches("500: No cluster leader", message, 1, true)
+    local took = socket.gettime() - start
+    assert.is_true(took > left - 0.05 and took < left + helper.seconds(0.3), ("%.3f of %.3f s"):format(took, left))
+    assert.are.same({ false, "released" }, { lock:held() })
+    assert.is_false(lock:lost())
     client:abandon()
   end)
 
@@ -180,14 +185,37 @@ describe("unlock", function()
     server:rule({ first = true, match = fake.TXN, times = 1, status = 200, body = "<html>" })
     assert(lock:unlock(5))
     assert.are.same({ "lock", "unlock", "unlock" }, fake.verbs(server))
+    assert.is_nil(fake.unconditional(server))
+    assert.are.same({}, server:holders())
   end)
 
-  it("answers DENIED when the ACL refuses", function()
+  local REFUSALS = {
+    ["a 403"] = { status = 403, body = "Permission denied" }, ["a 404"] = { status = 404, body = "not here" },
+    ["a refusal by the ACL"] = fake.refusal({ "Permission denied" }),
+  }
+
+  for kind, answer in pairs(REFUSALS) do
+    it(("goes on after %s: a token may just be changing"):format(kind), function()
+      client = helper.client({ address = server:address(), timeout = 0.5 })
+      lock = assert(client:lock("k"))
+      assert(lock:lock(5))
+      server:rule(fake.on(fake.TXN, answer, { first = true, times = 2 }))
+      assert(lock:unlock(5))
+      assert.are.same({ "lock", "unlock", "unlock", "unlock" }, fake.verbs(server))
+      assert.are.same({}, server:holders())
+    end)
+  end
+
+  it("answers DENIED when the ACL refuses for all of its time, and goes on until the key is free", function()
     client = helper.client({ address = server:address(), timeout = 0.5 })
     lock = assert(client:lock("k"))
     assert(lock:lock(5))
-    server:rule({ first = true, match = fake.TXN, times = 1, status = 403, body = "Permission denied" })
-    assert.are.equal("DENIED", code_of(lock:unlock(5)))
+    server:rule({ first = true, match = fake.TXN, times = 3, status = 403, body = "Permission denied" })
+    local ok, message, code = lock:unlock(0.3)
+    assert.are.same({ nil, "DENIED" }, { ok, code })
+    assert.matches("403: Permission denied", message, 1, true)
     assert.is_false(lock:held())
+    assert.is_false(lock:lost())
+    helper.eventually(function() return not server:holders().k end)
   end)
 end)

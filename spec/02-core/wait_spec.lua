@@ -162,14 +162,14 @@ describe("waiting for a lock at a server with odd indexes", function()
     server:wait_for(fake.KEY, MANY * 4, SECONDS) -- which would be too many
     for key in pairs(ODD) do
       local reads = server:count(reads_of(key))
-      assert.is_true(reads >= 3 and reads < MANY, ("%s: %d reads"):format(key, reads))
+      assert.is_true(reads >= 2 and reads < MANY, ("%s: %d reads"):format(key, reads))
       assert.is_nil(ops[key]:wait(0))
       server:rule({ first = true, match = reads_of(key), status = 404, headers = { ["x-consul-index"] = "60" } })
     end
     for _, waiting in pairs(ops) do assert.is_true(result(waiting)) end
   end)
 
-  it("starts from no index when the index went back", function()
+  it("looks without an index, and waits from what that says, when the index went back", function()
     server:rule(fake.on(fake.KEY, fake.pair("another", "50"), { first = true }))
     server:rule(fake.on(fake.POLL, fake.pair("another", "7"), { first = true }))
     op = assert(lock:start_lock())

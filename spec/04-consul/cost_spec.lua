@@ -14,11 +14,12 @@ describe("a lock and its unlock", function()
     helper.finish()
   end)
 
-  -- What the client has asked for because of its locks, in order; not the monitors of its session.
+  -- What the client has asked for because of its locks, in order; not the monitors of its session. A transaction goes
+  -- by its last operation: what comes before that is what it is conditional on.
   local function commands()
     local found = {}
     for _, entry in ipairs(proxy:log()) do
-      local verb = entry.body:match("\"Verb\":\"(.-)\"")
+      local verb = entry.body:match("^.*\"Verb\":\"(.-)\"")
       if not entry.path:find("^/v1/session/info/") and verb ~= "check-session" then
         found[#found + 1] = verb or entry.method .. " " .. entry.path:match("^/v1/(%a+)")
       end
@@ -37,7 +38,7 @@ describe("a lock and its unlock", function()
     assert.are.equal(1, proxy:count(fake.CREATE))
   end)
 
-  it("are exactly two requests for a key that the client knows", function()
+  it("are exactly two requests for a key that the client used last", function()
     local lock = assert(client:lock(key))
     cycle(lock)
     assert(proxy:wait_for(fake.INFO .. ".*index=", 1, helper.seconds(5))) -- the session's monitor has settled down
@@ -49,7 +50,7 @@ describe("a lock and its unlock", function()
     assert.are.equal(20, proxy:count()) -- and no other request at all
   end)
 
-  it("are exactly two requests for another object on a known key", function()
+  it("are exactly two requests for another object on such a key", function()
     local lock = assert(client:lock(key))
     cycle(lock)
     proxy:forget()
@@ -65,6 +66,17 @@ describe("a lock and its unlock", function()
     proxy:forget()
     cycle(assert(client:lock(key .. "/new")))
     assert.are.same({ "lock", "unlock" }, commands())
+  end)
+
+  it("are three requests for a key that somebody else has been seen on: another look", function()
+    local lock, other = assert(client:lock(key)), assert(helper.client():lock(key))
+    cycle(lock)
+    assert(other:lock())
+    assert.are.equal("TIMEOUT", fake.code_of(lock:lock(0)))
+    assert(other:unlock())
+    proxy:forget()
+    cycle(lock)
+    assert.are.same({ "GET kv", "lock", "unlock" }, commands())
   end)
 
   it("use connections that are kept", function()

@@ -1,6 +1,7 @@
-/* fake.h: a small Consul in a thread of the test: sessions, keys that sessions lock, long polls,
- * and rules that make it answer something else, or never. It uses no memory of the core's. One per
- * program; include it once. */
+/* fake.h: a small Consul in a thread of the test: sessions, keys that sessions lock, transactions,
+ * long polls, and rules that make it answer something else, or never. It is as strict as Consul and
+ * has its words (1.8.7), but knows no lock-delay and ends no session by itself. It uses no memory
+ * of the core's. One per program; include it once. */
 #ifndef FAKE_H
 #define FAKE_H
 
@@ -9,6 +10,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -16,12 +18,19 @@
 #define FAKE_LIMIT 20 /* seconds to wait for anything */
 #define FAKE_CONNECTIONS 64
 #define FAKE_LOG 4096
+#define FAKE_SESSIONS 65536
+#define FAKE_TXN_MAX 64
 #define FAKE_FLAGS "3304740253564472344"
 
 struct fake_key {
 	char name[64], holder[64];
 	unsigned changed; /* index of the last change */
 	bool exists;
+};
+
+struct fake_session {
+	bool alive;
+	int ttl, lock_delay; /* ms */
 };
 
 struct fake_rule {
@@ -33,7 +42,7 @@ struct fake_connection {
 	int fd;
 	size_t len;
 	bool ruled, noted; /* never to be answered; in the log */
-	char text[8192];
+	char text[16384];
 };
 
 static struct {
@@ -48,10 +57,10 @@ static struct {
 	bool stop;
 	struct fake_rule rules[16];
 	size_t rule_count;
-	struct fake_key keys[64];
+	struct fake_key keys[256];
 	unsigned index, made, open, most_open;
-	bool alive[FAKE_LOG];
-	char log[FAKE_LOG][160], last[160];
+	struct fake_session sessions[FAKE_SESSIONS];
+	char log[FAKE_LOG][400], last[400];
 	size_t log_count;
 } fake;
 
@@ -83,12 +92,12 @@ static inline unsigned fake_session(const char *text)
 	unsigned number = 0;
 
 	sscanf(text, "5e551014-0000-0000-0000-%12u", &number);
-	return number < FAKE_LOG && fake.alive[number] ? number : 0;
+	return number < FAKE_SESSIONS && fake.sessions[number].alive ? number : 0;
 }
 
 static inline void fake_end_session(const char *id)
 {
-	fake.alive[fake_session(id)] = false;
+	fake.sessions[fake_session(id)].alive = false;
 	for (struct fake_key *key = fake.keys; key->name[0]; key++)
 		if (key->holder[0] && !strncmp(key->holder, id, strlen(key->holder)))
 			fake_change(key, "", true);
@@ -98,9 +107,24 @@ static inline void fake_end_session(const char *id)
 /* ---- answers: each fills body and answers the status; 0: not yet ---- */
 
 struct fake_answer {
-	char body[4096];
+	char body[16384];
+	size_t len;
 	unsigned index;
 };
+
+static inline void fake_print(struct fake_answer *a, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static inline void fake_print(struct fake_answer *a, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	a->len += (size_t)vsnprintf(a->body + a->len, sizeof a->body - a->len, format, args);
+	va_end(args);
+	if (a->len >= sizeof a->body)
+		abort();
+}
 
 static inline unsigned fake_index_of(const char *path)
 {
@@ -109,36 +133,76 @@ static inline unsigned fake_index_of(const char *path)
 	return index ? (unsigned)atoi(index + 6) : 0;
 }
 
-static inline int fake_on_session(const char *verb, const char *id, struct fake_answer *a)
+/* The number after name in text, 0 when there is none. */
+static inline unsigned fake_number(const char *text, const char *name)
 {
+	const char *found = strstr(text, name);
+
+	return found ? (unsigned)strtoul(found + strlen(name), NULL, 10) : 0;
+}
+
+static inline void fake_create(const char *body)
+{
+	if (++fake.made >= FAKE_SESSIONS)
+		abort();
+	fake.index++;
+	fake.sessions[fake.made] = (struct fake_session){
+		.alive = true,
+		.ttl = (int)fake_number(body, "\"TTL\":\""),
+		.lock_delay = (int)fake_number(body, "\"LockDelay\":\""),
+	};
+}
+
+static inline int fake_on_session(const char *verb, const char *id, const char *body,
+				  struct fake_answer *a)
+{
+	const struct fake_session *session = &fake.sessions[fake_session(id)];
+
 	if (!strcmp(verb, "create")) {
-		fake.alive[++fake.made] = true;
-		fake.index++;
-		snprintf(a->body, sizeof a->body, "{\"ID\":\"5e551014-0000-0000-0000-%012u\"}",
-			 fake.made);
+		fake_create(body);
+		fake_print(a, "{\"ID\":\"5e551014-0000-0000-0000-%012u\"}", fake.made);
 	} else if (!strcmp(verb, "destroy")) {
 		fake_end_session(id);
-		snprintf(a->body, sizeof a->body, "true");
-	} else if (!strcmp(verb, "renew") && !fake_session(id)) {
-		snprintf(a->body, sizeof a->body, "Session id '%.36s' not found", id);
+		fake_print(a, "true");
+	} else if (!strcmp(verb, "renew") && !session->alive) {
+		fake_print(a, "Session id '%.36s' not found", id);
 		return 404;
-	} else if (!strcmp(verb, "info") && fake_session(id) && fake_index_of(id)) {
+	} else if (!strcmp(verb, "info") && session->alive && fake_number(id, "index=")) {
 		return 0;
+	} else if (session->alive) {
+		fake_print(a, "[{\"ID\":\"%.36s\",\"LockDelay\":%d000000,\"TTL\":\"%dms\"}]", id,
+			   session->lock_delay, session->ttl);
 	} else {
-		snprintf(a->body, sizeof a->body, fake_session(id) ? "[{\"ID\":\"%.36s\"}]" : "[]",
-			 id);
+		fake_print(a, "[]");
 	}
 	return 200;
+}
+
+static inline void fake_describe(struct fake_answer *a, const struct fake_key *key)
+{
+	fake_print(a, "{\"Key\":\"%s\",\"Flags\":" FAKE_FLAGS ",\"Value\":null", key->name);
+	if (key->holder[0])
+		fake_print(a, ",\"Session\":\"%s\"", key->holder);
+	fake_print(a, ",\"ModifyIndex\":%u}", key->changed);
+}
+
+static inline void fake_delete(struct fake_key *key, const char *path, struct fake_answer *a)
+{
+	bool moved = strstr(path, "cas=") &&
+		     (!key->exists || key->changed != fake_number(path, "cas="));
+
+	if (!moved && key->exists)
+		fake_change(key, "", false);
+	fake_print(a, moved ? "false" : "true");
 }
 
 static inline int fake_on_key(const char *method, const char *path, struct fake_answer *a)
 {
 	struct fake_key *key = fake_key(path, strcspn(path, "? "));
-	unsigned index = fake_index_of(path);
+	unsigned index = fake_number(path, "index=");
 
 	if (!strcmp(method, "DELETE")) {
-		fake_change(key, "", false);
-		snprintf(a->body, sizeof a->body, "true");
+		fake_delete(key, path, a);
 		return 200;
 	}
 	if (index && key->changed <= index)
@@ -146,66 +210,160 @@ static inline int fake_on_key(const char *method, const char *path, struct fake_
 	a->index = key->changed ? key->changed : fake.index;
 	if (!key->exists)
 		return 404;
-	snprintf(a->body, sizeof a->body,
-		 "[{\"Key\":\"%.63s\",\"Flags\":" FAKE_FLAGS ",\"ModifyIndex\":%u%s%.63s%s}]",
-		 key->name, key->changed, key->holder[0] ? ",\"Session\":\"" : "", key->holder,
-		 key->holder[0] ? "\"" : "");
+	fake_print(a, "[");
+	fake_describe(a, key);
+	fake_print(a, "]");
 	return 200;
 }
 
-/* Answers what is wrong with one operation, NULL when nothing is. */
-static inline const char *fake_operation(const char *verb, struct fake_key *key, const char *id)
+/* ---- transactions ---- */
+
+struct fake_op {
+	char verb[32], session[64];
+	struct fake_key *key;
+	unsigned index;
+};
+
+/* Reads the string after name in text, if it is there. */
+static inline void fake_text(const char *text, const char *name, char *out, size_t size)
 {
-	bool mine = !strncmp(key->holder, id, 36);
+	const char *found = strstr(text, name);
 
-	if (!strncmp(verb, "check", 5))
-		return !key->exists ? "key doesn't exist" : mine ? NULL : "failed session check";
-	if (!strncmp(verb, "unlock", 6)) {
-		if (!mine)
-			return "lock isn't held, or is held by another session";
-		fake_change(key, "", true);
-		return NULL;
-	}
-	if (!fake_session(id))
-		return "invalid session";
-	if (key->holder[0] && !mine)
-		return "failed to lock key, lock is already held";
-	if (!mine) {
-		char holder[37];
-
-		snprintf(holder, sizeof holder, "%.36s", id);
-		fake_change(key, holder, true);
-	}
-	return NULL;
+	if (found)
+		snprintf(out, size, "%.*s", (int)strcspn(found + strlen(name), "\""),
+			 found + strlen(name));
 }
 
+/* Reads one operation; text ends where the next one begins. */
+static inline struct fake_op fake_parse_op(const char *text)
+{
+	struct fake_op op = {.index = fake_number(text, "\"Index\":")};
+	char name[64] = "";
+
+	fake_text(text, "\"Verb\":\"", op.verb, sizeof op.verb);
+	fake_text(text, "\"Session\":\"", op.session, sizeof op.session);
+	fake_text(text, "\"Key\":\"", name, sizeof name);
+	op.key = fake_key(name, strlen(name));
+	return op;
+}
+
+#define FAKE_NAMED "\\\"%s\\\""
+
+/* Prints what is wrong with a check, nothing when it holds. */
+static inline void fake_check(const struct fake_op *op, struct fake_answer *wrong)
+{
+	const struct fake_key *key = op->key;
+
+	if (!strcmp(op->verb, "check-not-exists")) {
+		if (key->exists)
+			fake_print(wrong, "key " FAKE_NAMED " exists", key->name);
+	} else if (!strcmp(op->verb, "check-index")) {
+		if (!key->exists)
+			fake_print(wrong, "failed to check index, key " FAKE_NAMED " doesn't exist",
+				   key->name);
+		else if (key->changed != op->index)
+			fake_print(wrong,
+				   "failed index check for key " FAKE_NAMED
+				   ", current modify index %u != %u",
+				   key->name, key->changed, op->index);
+	} else if (!key->exists) {
+		fake_print(wrong, "failed to check session, key " FAKE_NAMED " doesn't exist",
+			   key->name);
+	} else if (strcmp(key->holder, op->session)) {
+		fake_print(wrong,
+			   "failed session check for key " FAKE_NAMED
+			   ", current session " FAKE_NAMED " != " FAKE_NAMED,
+			   key->name, key->holder, op->session);
+	}
+}
+
+/* The same with a lock or an unlock, which is carried out. */
+static inline void fake_write(const struct fake_op *op, unsigned index, struct fake_answer *wrong)
+{
+	struct fake_key *key = op->key;
+	bool lock = !strcmp(op->verb, "lock"), mine = !strcmp(key->holder, op->session);
+
+	if (!op->session[0])
+		fake_print(wrong, "missing session");
+	else if (lock && !fake_session(op->session))
+		fake_print(wrong, "invalid session " FAKE_NAMED, op->session);
+	else if (lock && key->holder[0] && !mine)
+		fake_print(wrong, "failed to lock key " FAKE_NAMED ", lock is already held",
+			   key->name);
+	else if (!lock && !mine)
+		fake_print(wrong,
+			   "failed to unlock key " FAKE_NAMED
+			   ", lock isn't held, or is held by another session",
+			   key->name);
+	else if (!lock || !mine) {
+		snprintf(key->holder, sizeof key->holder, "%s", lock ? op->session : "");
+		key->exists = true;
+		key->changed = index;
+	}
+}
+
+/* Carries out one operation. Answers false when Consul knows no such thing. */
+static inline bool fake_operate(const struct fake_op *op, unsigned index, struct fake_answer *wrong)
+{
+	if (!strcmp(op->verb, "check-not-exists") || !strcmp(op->verb, "check-index") ||
+	    !strcmp(op->verb, "check-session"))
+		fake_check(op, wrong);
+	else if (!strcmp(op->verb, "lock") || !strcmp(op->verb, "unlock"))
+		fake_write(op, index, wrong);
+	else if (strcmp(op->verb, "get"))
+		return false;
+	else if (!op->key->exists)
+		fake_print(wrong, "key " FAKE_NAMED " doesn't exist", op->key->name);
+	return true;
+}
+
+/* All of it or nothing: what was written is taken back when anything is wrong. */
 static inline int fake_on_txn(const char *body, struct fake_answer *a)
 {
-	char errors[3000] = "";
-	size_t len = 0;
-	struct fake_key *key = fake.keys;
+	static struct fake_key before[CHECK_COUNT(fake.keys)];
+	static struct fake_answer results, errors; /* for its one thread */
+	static char text[sizeof fake.connections->text];
+	const char *next = body;
+	int count = 0;
+	bool known = body[0] == '[';
 
-	for (int i = 0; (body = strstr(body, "\"Verb\":\"")); i++) {
-		const char *verb = body + 8, *name = strstr(body, "\"Key\":\"") + 7, *wrong;
-		const char *id = strstr(body, "\"Session\":\"") + 11;
+	memcpy(before, fake.keys, sizeof before);
+	results.len = errors.len = 0;
+	results.body[0] = errors.body[0] = '\0';
+	for (body = strstr(body, "{\"KV\":{"); known && body; body = next, count++) {
+		struct fake_answer wrong = {.len = 0};
+		struct fake_op op;
 
-		body = id;
-		key = fake_key(name, strcspn(name, "\""));
-		wrong = fake_operation(verb, key, id);
-		if (wrong)
-			len += (size_t)snprintf(errors + len, sizeof errors - len,
-						"%s{\"OpIndex\":%d,\"What\":\"%s\"}",
-						len ? "," : "", i, wrong);
+		next = strstr(body + 1, "{\"KV\":{");
+		snprintf(text, sizeof text, "%.*s", next ? (int)(next - body) : (int)strlen(body),
+			 body);
+		op = fake_parse_op(text);
+		known = fake_operate(&op, fake.index + 1, &wrong);
+		if (wrong.len) {
+			fake_print(&errors, "%s{\"OpIndex\":%d,\"What\":\"%s\"}",
+				   errors.len ? "," : "", count, wrong.body);
+		} else if (strcmp(op.verb, "check-not-exists")) {
+			fake_print(&results, "%s{\"KV\":", results.len ? "," : "");
+			fake_describe(&results, op.key);
+			fake_print(&results, "}");
+		}
 	}
-	if (len)
-		snprintf(a->body, sizeof a->body, "{\"Results\":null,\"Errors\":[%s]}", errors);
+	if (!known || errors.len || count > FAKE_TXN_MAX)
+		memcpy(fake.keys, before, sizeof before);
+	else if (memcmp(fake.keys, before, sizeof before))
+		fake.index++;
+	if (!known || count > FAKE_TXN_MAX) {
+		fake_print(a, "Failed to parse body");
+		return count > FAKE_TXN_MAX ? 413 : 400;
+	}
+	if (errors.len)
+		fake_print(a, "{\"Results\":null,\"Errors\":[%s]}", errors.body);
 	else
-		snprintf(a->body, sizeof a->body,
-			 "{\"Results\":[{\"KV\":{\"ModifyIndex\":%u}}],\"Errors\":null}",
-			 key->changed);
-	return len ? 409 : 200;
+		fake_print(a, "{\"Results\":[%s],\"Errors\":null}", results.body);
+	return errors.len ? 409 : 200;
 }
 
+/* Answers as Consul would. */
 static inline int fake_default(const char *request, const char *body, struct fake_answer *a)
 {
 	char method[8] = "", path[4000] = "", verb[16] = "";
@@ -213,12 +371,13 @@ static inline int fake_default(const char *request, const char *body, struct fak
 	sscanf(request, "%7s %3999s", method, path);
 	sscanf(path, "/v1/session/%15[a-z]", verb);
 	if (verb[0])
-		return fake_on_session(verb, path + strlen("/v1/session//") + strlen(verb), a);
+		return fake_on_session(verb, path + strlen("/v1/session//") + strlen(verb), body,
+				       a);
 	if (!strncmp(path, "/v1/kv/", 7))
 		return fake_on_key(method, path + 7, a);
 	if (!strncmp(path, "/v1/txn", 7))
 		return fake_on_txn(body, a);
-	snprintf(a->body, sizeof a->body, "hello");
+	fake_print(a, "hello");
 	return 200;
 }
 
@@ -237,7 +396,7 @@ static inline void fake_note(struct fake_connection *c, const char *body)
 	int line = (int)strcspn(c->text, "\r");
 
 	c->noted = true;
-	snprintf(fake.last, sizeof fake.last, "%.*s %.120s", line > 9 ? line - 9 : 0, c->text,
+	snprintf(fake.last, sizeof fake.last, "%.*s %.300s", line > 9 ? line - 9 : 0, c->text,
 		 body);
 	if (fake.log_count < FAKE_LOG)
 		memcpy(fake.log[fake.log_count++], fake.last, sizeof fake.last);
@@ -260,7 +419,7 @@ static inline const char *fake_rule(void)
 
 static inline void fake_send(struct fake_connection *c, int status, const struct fake_answer *a)
 {
-	char text[sizeof *a + 200];
+	static char text[sizeof *a + 200]; /* for its one thread */
 	int len = snprintf(text, sizeof text,
 			   "HTTP/1.1 %d Answer\r\nX-Consul-Index: %u\r\nContent-Length: %zu\r\n"
 			   "\r\n%s",
@@ -273,11 +432,13 @@ static inline void fake_send(struct fake_connection *c, int status, const struct
 /* Answers the request that has come in, if its time has come. */
 static inline void fake_serve(struct fake_connection *c)
 {
-	struct fake_answer a = {.index = 0};
+	static struct fake_answer a; /* for its one thread */
 	const char *length, *body, *ruled = NULL;
 	size_t used;
 	int status = 0;
 
+	a.len = a.index = 0;
+	a.body[0] = '\0';
 	c->text[c->len] = '\0';
 	body = strstr(c->text, "\r\n\r\n");
 	if (c->ruled || !body)
@@ -295,6 +456,8 @@ static inline void fake_serve(struct fake_connection *c)
 		status = fake_default(c->text, body, &a);
 	else if (!strcmp(ruled, "hold"))
 		c->ruled = true;
+	else if (!strcmp(ruled, "swallow"))
+		c->ruled = fake_default(c->text, body, &a) > 0;
 	else if (!strcmp(ruled, "close"))
 		fake_close(c);
 	else if (sscanf(ruled, "%d %4095[^\x01]", &status, a.body) < 1)
@@ -415,7 +578,8 @@ static inline void fake_stop(void)
 }
 
 /* From now on requests whose "METHOD /path BODY" contains pattern are answered with "STATUS BODY",
- * or "hold" (never), or "close". So many times; -1: always. The first rule that fits counts. */
+ * or "hold" (never), "swallow" (carried out, but not answered), or "close". So many times; -1:
+ * always. The first rule that fits counts. */
 static inline void fake_on(const char *pattern, int times, const char *answer)
 {
 	pthread_mutex_lock(&fake.mutex);
@@ -448,7 +612,7 @@ static inline void fake_forget(void)
 	pthread_mutex_lock(&fake.mutex);
 	fake.rule_count = fake.log_count = 0;
 	fake.made = 0;
-	memset(fake.alive, 0, sizeof fake.alive);
+	memset(fake.sessions, 0, sizeof fake.sessions);
 	memset(fake.keys, 0, sizeof fake.keys);
 	pthread_mutex_unlock(&fake.mutex);
 }
@@ -527,7 +691,7 @@ static inline void fake_kill(const char *session)
 static inline void fake_make(unsigned number)
 {
 	pthread_mutex_lock(&fake.mutex);
-	fake.alive[number] = true;
+	fake.sessions[number] = (struct fake_session){true, 20000, 15000};
 	pthread_mutex_unlock(&fake.mutex);
 }
 
@@ -547,8 +711,8 @@ static inline unsigned fake_sessions(void)
 	unsigned count = 0;
 
 	pthread_mutex_lock(&fake.mutex);
-	for (size_t i = 0; i < FAKE_LOG; i++)
-		count += fake.alive[i];
+	for (size_t i = 0; i < FAKE_SESSIONS; i++)
+		count += fake.sessions[i].alive;
 	pthread_mutex_unlock(&fake.mutex);
 	return count;
 }

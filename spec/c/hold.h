@@ -30,7 +30,7 @@ static inline void default_opts(void)
 		.base = fake.base,
 		.verify = true,
 		.timeout = 20000,
-		.session = {.name = "test", .ttl = 20000, .lock_delay = 1000},
+		.session = {.name = "test", .ttl = 20000, .lock_delay = 20000},
 	};
 }
 
@@ -111,6 +111,18 @@ static inline bool nothing_is_left(void)
 	return !left.clients && !left.locks && !left.ops && !left.sessions && !left.threads;
 }
 
+/* Closes a client and waits until it is closed. */
+static inline enum hf_err close_client(struct hf_client *of, bool tell)
+{
+	struct hf_op *made = NULL;
+
+	if (hf_client_close(of, tell, &made, &err))
+		return err.code;
+	finish(made);
+	hf_client_join(of);
+	return err.code;
+}
+
 /* Drops the globals and closes the client: afterwards nothing of the core may be alive. */
 static inline void close_all(void)
 {
@@ -119,7 +131,7 @@ static inline void close_all(void)
 	hf_lock_drop(lock);
 	lock = NULL;
 	if (client)
-		CHECK_INT(hf_client_close(client, true, &err), HF_OK);
+		CHECK_INT(close_client(client, true), HF_OK);
 	hf_client_drop(client);
 	client = NULL;
 	EVENTUALLY(nothing_is_left());

@@ -1,7 +1,7 @@
 /* test_alloc.c: every allocation fails once, and then all from it on, while a client goes through
  * its life. Whatever happens, each call answers, nothing crashes, hangs or leaks. cJSON's memory
  * fails too, and libcurl's in a test of its own. */
-#include "alloc.h"
+#include "base/alloc.h"
 #include "check.h"
 #include "fake.h"
 #include "hf.h"
@@ -44,6 +44,8 @@ struct life {
 	bool lasting; /* and all after it */
 	int64_t timeout; /* of acquire, release and destroy */
 	bool guarded, monitored, external, own;
+	bool contended; /* somebody has the key at first */
+	bool unanswered; /* the try that takes it is not answered */
 };
 
 #define EXTERNAL "5e551014-0000-0000-0000-000000000077"
@@ -91,11 +93,38 @@ static bool use(const struct life *life)
 	return !code;
 }
 
+/* Somebody lets go when it is known that there is a key to wait for. */
+static enum hf_err acquire_contended(const struct life *life)
+{
+	fake_set("k", "somebody");
+	if (hf_lock_acquire(lock, life->timeout, &op, &err)) {
+		fake_set("k", "");
+		return err.code;
+	}
+	while (!hf_op_wait(op, 1, &err) && !err.code && !fake_seen("GET /v1/kv/k"))
+		;
+	fake_set("k", "");
+	err.code = finish(op);
+	op = NULL;
+	return err.code;
+}
+
+static enum hf_err acquire_unanswered(const struct life *life)
+{
+	fake_on("\"lock\"", 1, "swallow");
+	CHECK(acquire(lock, 50) != HF_OK);
+	if (err.code != HF_TIMEOUT)
+		allowed(life, "acquire", err.code);
+	return acquire(lock, life->timeout);
+}
+
 static void with_a_lock(const struct life *life)
 {
 	bool given_back = true;
 
-	if (!acquire(lock, life->timeout)) {
+	if (!(life->contended	 ? acquire_contended(life)
+	      : life->unanswered ? acquire_unanswered(life)
+				 : acquire(lock, life->timeout))) {
 		given_back = use(life);
 	} else {
 		allowed(life, "acquire", err.code);
@@ -122,6 +151,7 @@ static bool live(const struct life *life)
 
 	fake_forget();
 	fake_make(77);
+	opts.timeout = life->unanswered ? 500 : 20000;
 	hf_alloc_fail(life->n, life->lasting);
 	if (hf_client_new(&opts, &client, &err)) {
 		CHECK_INT(err.code, HF_NOMEM);
@@ -130,13 +160,13 @@ static bool live(const struct life *life)
 	} else {
 		with_a_lock(life);
 		/* Saying goodbye without memory is tried for three seconds. */
-		CHECK_INT(hf_client_close(client, !life->lasting, &err), HF_OK);
+		allowed(life, "close", close_client(client, !life->lasting));
 	}
 	failed = life->n && hf_alloc_count() >= life->n;
+	hf_alloc_fail(0, 0);
 	close_all();
 	if (!life->lasting)
 		check_that(!fake_held("k"), __FILE__, __LINE__, "the key is free afterwards");
-	hf_alloc_fail(0, 0);
 	return failed;
 }
 
@@ -187,7 +217,7 @@ static void live_through(struct life life)
 	int step = slow && atomic_load(&curl_fails) ? 7 : 1; /* there are many */
 
 	begin();
-	whole.timeout = -1;
+	whole.timeout = life.unanswered ? 10000 : -1;
 	CHECK(!live(&whole));
 	fake_stop();
 
@@ -228,6 +258,21 @@ static void one_failure_with_a_session_of_its_own_is_survived(void)
 	live_through((struct life){.own = true});
 }
 
+static void one_failure_of_a_waiter_is_made_good_by_another_look(void)
+{
+	live_through((struct life){.timeout = 10000, .contended = true});
+}
+
+static void one_failure_with_a_try_that_is_not_answered_is_survived(void)
+{
+	live_through((struct life){.timeout = 10000, .unanswered = true});
+}
+
+static void lasting_failure_of_a_waiter_ends_in_time(void)
+{
+	live_through((struct life){.lasting = true, .timeout = 50, .contended = true});
+}
+
 static void lasting_failure_is_survived(void)
 {
 	live_through((struct life){.lasting = true, .guarded = true});
@@ -258,6 +303,7 @@ static void lasting_failure_inside_libcurl_is_survived(void)
 
 static void close_without_memory_is_bounded(void)
 {
+	struct hf_stats stats;
 	int64_t begun;
 
 	begin();
@@ -266,7 +312,13 @@ static void close_without_memory_is_bounded(void)
 	CHECK_INT(acquire(lock, -1), HF_OK);
 	hf_alloc_fail(1, 1);
 	begun = hf_now();
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
+	CHECK_INT(close_client(client, true), HF_NOMEM);
+	CHECK(!hf_client_stats(client, &stats, &err));
+	hf_lock_drop(lock);
+	hf_client_drop(client);
+	lock = NULL;
+	client = NULL;
+	EVENTUALLY(nothing_is_left());
 	CHECK(hf_now() - begun < 6000);
 }
 
@@ -346,6 +398,9 @@ static const struct check_test tests[] = {
 	TEST(one_failure_with_a_monitored_key_is_survived),
 	TEST(one_failure_with_an_external_session_is_survived),
 	TEST(one_failure_with_a_session_of_its_own_is_survived),
+	TEST(one_failure_of_a_waiter_is_made_good_by_another_look),
+	TEST(one_failure_with_a_try_that_is_not_answered_is_survived),
+	TEST(lasting_failure_of_a_waiter_ends_in_time),
 	TEST(lasting_failure_is_survived),
 	TEST(lasting_failure_ends_in_time),
 	TEST(one_failure_inside_libcurl_is_survived),

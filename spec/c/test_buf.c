@@ -1,6 +1,6 @@
 /* test_buf.c: the growing buffer, and what it does when memory runs out. */
-#include "alloc.h"
-#include "buf.h"
+#include "base/alloc.h"
+#include "base/buf.h"
 #include "check.h"
 
 static struct hf_buf buf;

@@ -1,12 +1,18 @@
-/* test_client.c: clients, ops and locks as the bindings use them, against a small Consul in a
- * thread of this program (fake.h). What a real one does is for spec/04-consul; here is what a real
- * one will not do on demand, and what a Lua program cannot do: fork, threads, exit. */
+/* test_client.c: what only C can say of clients, ops and locks: threads, forks, descriptors, drops
+ * at the worst moment, exit. Against a small Consul in a thread of this program (fake.h): what
+ * locks are and do is for spec/02-core and spec/04-consul. */
+#include "lock/lock.h"
+
 #include "check.h"
 #include "fake.h"
 #include "hf.h"
 #include "hold.h"
 
 #include <dirent.h>
+#include <malloc.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #if __has_include(<valgrind/valgrind.h>)
 #include <valgrind/valgrind.h>
@@ -76,7 +82,7 @@ static void a_client_without_ops_starts_no_thread_and_opens_nothing(void)
 	lock = new_lock(client, "k");
 	CHECK_INT(entries("/proc/self/task"), threads);
 	CHECK_INT(entries("/proc/self/fd"), fds);
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
+	CHECK_INT(close_client(client, true), HF_OK);
 }
 
 static void a_closed_client_leaves_no_thread_and_no_descriptor(void)
@@ -88,7 +94,7 @@ static void a_closed_client_leaves_no_thread_and_no_descriptor(void)
 	CHECK_INT(start_get(client, NULL, "/first", &op), HF_OK); /* libcrypto may open something */
 	CHECK_INT(finish(op), HF_OK);
 	op = NULL;
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
+	CHECK_INT(close_client(client, true), HF_OK);
 	EVENTUALLY(fake_connections(false) == 0);
 	fds = entries("/proc/self/fd");
 	hf_client_drop(client);
@@ -119,7 +125,7 @@ static void close_answers_closed_to_ops_in_flight(void)
 	start_get(client, NULL, "/slow", &ops[2]);
 	CHECK(fake_wait("GET /v1/kv/k?index", 1) && fake_wait("GET /v1/kv/other", 1) &&
 	      fake_wait("GET /slow", 1));
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
+	CHECK_INT(close_client(client, true), HF_OK);
 	for (int i = 0; i < 3; i++) {
 		CHECK(ops[i] && hf_op_done(ops[i]));
 		CHECK_INT(finish(ops[i]), HF_CLOSED);
@@ -131,7 +137,7 @@ static void close_releases_and_destroys_and_leaves_nothing(void)
 {
 	with_lock();
 	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
+	CHECK_INT(close_client(client, true), HF_OK);
 	CHECK_INT(fake_seen("\"unlock\""), 1);
 	CHECK_INT(fake_seen("/v1/session/destroy/"), 1);
 	CHECK_INT(fake_sessions(), 0);
@@ -148,12 +154,41 @@ static void close_that_does_not_tell_says_nothing(void)
 {
 	with_lock();
 	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(hf_client_close(client, false, &err), HF_OK);
+	CHECK_INT(close_client(client, false), HF_OK);
 	CHECK_INT(fake_seen("\"unlock\""), 0);
 	CHECK_INT(fake_seen("/v1/session/destroy/"), 0);
 	CHECK(fake_held("k"));
 	CHECK(!state_of(lock).held);
 	CHECK(state_of(lock).lost);
+}
+
+/* Whatever became of the try, the end of the session is the end of what it got. */
+static void close_with_a_try_unanswered_leaves_nothing(void)
+{
+	with_lock();
+	fake_on("\"lock\"", 1, "swallow");
+	CHECK_INT(hf_lock_acquire(lock, -1, &op, &err), HF_OK);
+	CHECK(fake_wait_held("k", true));
+	CHECK_INT(close_client(client, true), HF_OK);
+	CHECK_INT(hf_op_result(op, &err), HF_CLOSED);
+	CHECK_INT(fake_sessions(), 0);
+	CHECK(!fake_held("k"));
+}
+
+static void close_soon_after_a_try_unanswered_leaves_nothing(void)
+{
+	with_lock();
+	fake_on("\"lock\"", 1, "swallow");
+	fake_on("\"unlock\"", -1, "hold");
+	CHECK_INT(hf_lock_acquire(lock, -1, &op, &err), HF_OK);
+	CHECK(fake_wait_held("k", true));
+	hf_lock_cancel(lock);
+	CHECK(finished());
+	CHECK_INT(hf_op_result(op, &err), HF_CANCELED);
+	CHECK(fake_wait("\"unlock\"", 1) && fake_held("k"));
+	CHECK_INT(close_client(client, true), HF_OK);
+	CHECK_INT(fake_sessions(), 0);
+	CHECK(!fake_held("k"));
 }
 
 static void a_closed_client_refuses_and_may_be_closed_again(void)
@@ -163,14 +198,101 @@ static void a_closed_client_refuses_and_may_be_closed_again(void)
 
 	with_lock();
 	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
+	CHECK_INT(close_client(client, true), HF_OK);
+	CHECK_INT(close_client(client, true), HF_OK);
+	CHECK_INT(close_client(client, false), HF_OK);
 	CHECK_INT(acquire(lock, -1), HF_CLOSED);
 	CHECK_INT(release(lock, -1), HF_CLOSED);
 	CHECK_INT(destroy(lock, -1), HF_CLOSED);
 	CHECK_INT(start_get(client, NULL, "/", &op), HF_CLOSED);
 	CHECK_INT(hf_lock_new(client, &lock_opts, &made, &err), HF_CLOSED);
 	CHECK(!op && !made);
+}
+
+static void close_is_an_op_that_others_may_wait_for(void)
+{
+	struct hf_op *first = NULL, *second = NULL;
+
+	with_lock();
+	CHECK_INT(acquire(lock, -1), HF_OK);
+	fake_on("\"unlock\"", 1, "hold");
+	CHECK_INT(hf_client_close(client, true, &first, &err), HF_OK);
+	REQUIRE(first);
+	CHECK(!hf_op_done(first) && !readable(hf_op_fd(first, &err)));
+	CHECK_INT(hf_client_close(client, true, &second, &err), HF_OK);
+	CHECK(hf_op_wait(first, WAIT, &err) && readable(hf_op_fd(first, &err)));
+	CHECK_INT(finish(first), HF_OK);
+	CHECK_INT(finish(second), HF_OK);
+}
+
+/* Whoever closes does not have to wait, nor to want to know. */
+static void a_close_that_nobody_waits_for_leaves_nothing(void)
+{
+	begin();
+	for (int i = 0; i < 1000; i++) {
+		struct hf_op *closing = NULL;
+
+		client = new_client();
+		REQUIRE(!start_get(client, NULL, "/", &op) && !finish(op));
+		op = NULL;
+		REQUIRE(!hf_client_close(client, i % 2, &closing, &err));
+		for (int turns = i % 50; turns > 0; turns--)
+			sched_yield();
+		hf_op_drop(closing);
+		hf_client_drop(client);
+		client = NULL;
+	}
+	EVENTUALLY(nothing_is_left());
+}
+
+static void an_op_canceled_while_its_client_ends_leaves_nothing(void)
+{
+	begin();
+	fake_on("GET /slow", -1, "hold");
+	for (int i = 0; i < 300; i++) {
+		struct hf_op *closing = NULL;
+
+		client = new_client();
+		REQUIRE(!start_get(client, NULL, "/slow", &op));
+		CHECK(fake_wait("GET /slow", (size_t)i + 1));
+		REQUIRE(!hf_client_close(client, false, &closing, &err));
+		for (int turns = i % 50; turns > 0; turns--)
+			sched_yield();
+		hf_op_drop(op);
+		op = NULL;
+		hf_op_drop(closing);
+		hf_client_drop(client);
+		client = NULL;
+	}
+	EVENTUALLY(nothing_is_left());
+}
+
+static void a_close_is_not_canceled(void)
+{
+	struct hf_op *closing = NULL;
+
+	with_lock();
+	CHECK_INT(acquire(lock, -1), HF_OK);
+	fake_on("\"unlock\"", 1, "hold");
+	CHECK_INT(hf_client_close(client, true, &closing, &err), HF_OK);
+	REQUIRE(closing);
+	hf_op_cancel(closing);
+	CHECK_INT(finish(closing), HF_OK);
+	hf_client_join(client);
+}
+
+static void close_that_does_not_tell_ends_one_that_does(void)
+{
+	struct hf_op *closing = NULL;
+	int64_t begun = hf_now();
+
+	with_lock();
+	CHECK_INT(acquire(lock, -1), HF_OK);
+	fake_on("/", -1, "hold");
+	CHECK_INT(hf_client_close(client, true, &closing, &err), HF_OK);
+	CHECK_INT(close_client(client, false), HF_OK);
+	CHECK(hf_now() - begun < HF_CLOSE_MS);
+	CHECK_INT(finish(closing), HF_OK);
 }
 
 /* The thread may be over before close comes to look for it. */
@@ -181,7 +303,7 @@ static void close_has_joined_the_thread_when_it_returns(void)
 		client = new_client();
 		REQUIRE(!start_get(client, NULL, "/", &op) && !finish(op));
 		op = NULL;
-		hf_client_close(client, true, &err);
+		close_client(client, true);
 		hf_client_drop(client);
 		client = NULL;
 		REQUIRE(nothing_is_left());
@@ -224,158 +346,6 @@ static void a_lock_outlives_its_client(void)
 	CHECK_INT(state_of(lock).reason, HF_BY_CLOSED);
 	CHECK_INT(acquire(lock, -1), HF_CLOSED);
 	CHECK_STR(hf_lock_key(lock), "k");
-}
-
-static void counts_what_it_does(void)
-{
-	struct hf_stats stats;
-
-	with_lock();
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(hf_client_stats(client, &stats, &err), HF_OK);
-	CHECK_U64(stats.acquired, 1);
-	CHECK_U64(stats.released, 0);
-	CHECK_U64(stats.locks_held, 1);
-	CHECK_U64(stats.sessions, 1);
-	CHECK(stats.requests >= 3 && stats.connections >= 1);
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK_INT(hf_client_stats(client, &stats, &err), HF_OK);
-	CHECK_U64(stats.released, 1);
-	CHECK_U64(stats.locks_held, 0);
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
-	CHECK_INT(hf_client_stats(client, &stats, &err), HF_OK);
-	CHECK_U64(stats.sessions, 0);
-	CHECK_U64(stats.connections, 0);
-}
-
-/* ---- requests ----------------------------------------------------------------------------- */
-
-static void a_request_gets_its_response(void)
-{
-	const struct hf_response *response;
-
-	with_client();
-	fake_on("GET /page", 1, "418 short and stout");
-	CHECK_INT(start_get(client, NULL, "/page", &op), HF_OK);
-	CHECK(finished());
-	response = hf_op_response(op);
-	REQUIRE(response);
-	CHECK_INT(response->status, 418);
-	CHECK_STR(response->body, "short and stout");
-	CHECK_INT(response->body_len, 15);
-	CHECK(strcasestr(response->headers, "content-length: 15") != NULL);
-	CHECK(!response->truncated);
-}
-
-static void a_long_response_is_cut_and_says_so(void)
-{
-	char url[100];
-	struct hf_request req = {.method = "GET", .url = url, .timeout = -1, .max_body = 5};
-
-	with_client();
-	snprintf(url, sizeof url, "%s/page", fake.base);
-	fake_on("GET /page", 1, "200 0123456789");
-	CHECK_INT(hf_request_start(client, NULL, &req, &op, &err), HF_OK);
-	CHECK(finished());
-	REQUIRE(hf_op_response(op));
-	CHECK(hf_op_response(op)->truncated);
-	CHECK_STR(hf_op_response(op)->body, "01234");
-}
-
-static void a_request_sends_method_headers_and_body(void)
-{
-	const char *headers[] = {"X-One: 1"};
-	char url[100];
-	struct hf_request req = {.method = "POST",
-				 .url = url,
-				 .headers = {headers, 1},
-				 .body = "a b",
-				 .body_len = 3,
-				 .timeout = -1,
-				 .max_body = 100};
-
-	with_client();
-	snprintf(url, sizeof url, "%s/hook", fake.base);
-	CHECK_INT(hf_request_start(client, NULL, &req, &op, &err), HF_OK);
-	CHECK_INT(finish(op), HF_OK);
-	op = NULL;
-	CHECK_INT(fake_seen("POST /hook a b"), 1);
-}
-
-static void a_request_has_its_own_timeout(void)
-{
-	char url[100];
-	struct hf_request req = {.method = "GET", .url = url, .timeout = 50, .max_body = 5};
-
-	with_client();
-	snprintf(url, sizeof url, "%s/slow", fake.base);
-	fake_on("GET /slow", -1, "hold");
-	CHECK_INT(hf_request_start(client, NULL, &req, &op, &err), HF_OK);
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_TIMEOUT);
-	CHECK(!hf_op_response(op));
-}
-
-static void a_request_that_cannot_connect_says_so(void)
-{
-	with_client();
-	fake_stop(); /* nobody listens there now */
-	CHECK_INT(start_get(client, NULL, "/", &op), HF_OK);
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_CONNECT);
-}
-
-static void a_request_with_an_impossible_url_is_invalid(void)
-{
-	struct hf_request req = {.method = "GET", .url = "gopher://x/", .timeout = -1};
-
-	with_client();
-	CHECK_INT(hf_request_start(client, NULL, &req, &op, &err), HF_OK);
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_INVALID);
-}
-
-static void a_guarded_request_is_refused_without_the_lock(void)
-{
-	with_lock();
-	CHECK_INT(start_get(client, lock, "/", &op), HF_NOT_HELD);
-	CHECK(!op);
-}
-
-static void a_guarded_request_goes_through_while_the_lock_is_held(void)
-{
-	with_lock();
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(start_get(client, lock, "/", &op), HF_OK);
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_OK);
-}
-
-static void a_guarded_request_is_aborted_when_the_lock_is_lost(void)
-{
-	with_lock();
-	fake_on("GET /slow", -1, "hold");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(start_get(client, lock, "/slow", &op), HF_OK);
-	CHECK(fake_wait("GET /slow", 1));
-	fake_kill(state_of(lock).session);
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_LOST);
-	hf_op_drop(op);
-	op = NULL;
-	CHECK_INT(start_get(client, lock, "/", &op), HF_LOST);
-}
-
-static void a_guarded_request_is_aborted_when_the_lock_is_released(void)
-{
-	with_lock();
-	fake_on("GET /slow", -1, "hold");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(start_get(client, lock, "/slow", &op), HF_OK);
-	CHECK(fake_wait("GET /slow", 1));
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_LOST);
 }
 
 /* ---- ops ---------------------------------------------------------------------------------- */
@@ -460,160 +430,66 @@ static void a_request_that_is_left_goes_on(void)
 	CHECK(fake_wait("GET /left", 1));
 }
 
-/* ---- locks -------------------------------------------------------------------------------- */
-
-static void acquires_and_releases(void)
+static void the_descriptor_of_an_op_is_closed_when_its_result_is_read(void)
 {
-	struct hf_lock_state state;
-
-	with_lock();
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK(fake_held("k"));
-	state = state_of(lock);
-	CHECK(state.held && !state.lost && state.token > 10);
-	CHECK_INT(state.reason, HF_NO_REASON);
-	CHECK(state.remaining > 10000 && state.remaining < 20000);
-	CHECK_INT(strlen(state.session), 36);
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK(!fake_held("k"));
-	state = state_of(lock);
-	CHECK(!state.held && !state.lost && !state.token && !state.remaining);
-	CHECK_INT(state.reason, HF_BY_RELEASED);
-}
-
-static void a_second_hold_has_a_greater_token(void)
-{
-	uint64_t first;
-
-	with_lock();
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	first = state_of(lock).token;
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK(state_of(lock).token > first);
-}
-
-static void a_cycle_on_a_known_key_takes_two_requests(void)
-{
-	struct hf_stats before, after;
-
-	with_lock();
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK(fake_wait("/v1/session/info/", 2)); /* the poll is under way */
-	CHECK_INT(hf_client_stats(client, &before, &err), HF_OK);
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK_INT(hf_client_stats(client, &after, &err), HF_OK);
-	CHECK_U64(after.requests - before.requests, 2);
-}
-
-static void refuses_what_its_state_does_not_allow(void)
-{
-	with_lock();
-	CHECK_INT(release(lock, -1), HF_NOT_HELD);
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(acquire(lock, -1), HF_HELD);
-	CHECK_INT(destroy(lock, -1), HF_HELD);
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK_INT(release(lock, -1), HF_NOT_HELD);
-}
-
-static void refuses_a_second_acquire_while_one_is_in_flight(void)
-{
-	struct hf_op *second = NULL;
-
-	with_lock();
-	fake_set("k", "somebody");
-	CHECK_INT(hf_lock_acquire(lock, -1, &op, &err), HF_OK);
-	CHECK_INT(hf_lock_acquire(lock, -1, &second, &err), HF_HELD);
-	CHECK(!second);
-}
-
-static void one_try_says_that_somebody_holds_it(void)
-{
-	with_lock();
-	fake_set("k", "somebody");
-	CHECK_INT(acquire(lock, 0), HF_TIMEOUT);
-	CHECK_HAS(err.message, "somebody");
-	CHECK_INT(fake_seen("?index="), 0);
-}
-
-static void waits_until_the_holder_lets_go(void)
-{
-	with_lock();
-	fake_set("k", "somebody");
-	CHECK_INT(hf_lock_acquire(lock, -1, &op, &err), HF_OK);
-	CHECK(fake_wait("GET /v1/kv/k?index", 1));
-	CHECK(!hf_op_done(op));
-	fake_set("k", "");
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_OK);
-}
-
-static void waits_no_longer_than_it_should(void)
-{
-	int64_t begun;
-
-	with_lock();
-	fake_set("k", "somebody");
-	begun = hf_now();
-	CHECK_INT(acquire(lock, 100), HF_TIMEOUT);
-	CHECK(hf_now() - begun >= 99);
-	CHECK_HAS(err.message, "somebody");
-}
-
-static void cancel_ends_a_wait_for_the_holder(void)
-{
-	with_lock();
-	fake_set("k", "somebody");
-	CHECK_INT(hf_lock_acquire(lock, -1, &op, &err), HF_OK);
-	CHECK(fake_wait("GET /v1/kv/k?index", 1));
-	hf_lock_cancel(lock);
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_CANCELED);
-	hf_op_drop(op);
-	op = NULL;
-	fake_set("k", "");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-}
-
-static void locks_of_one_client_take_turns_on_a_key(void)
-{
-	struct hf_lock *second;
-
-	with_lock();
-	second = new_lock(client, "k");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(acquire(second, 0), HF_TIMEOUT);
-	CHECK_INT(hf_lock_acquire(second, -1, &op, &err), HF_OK);
-	CHECK(!hf_op_wait(op, 1, &err));
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_OK);
-	CHECK_INT(fake_seen("GET /v1/kv/k?index"), 0);
-	hf_lock_drop(second);
-}
-
-static void many_locks_need_few_connections(void)
-{
-	struct hf_lock *locks[30];
-	struct hf_op *ops[30];
-	char key[10];
+	struct hf_op *ops[20];
+	int before;
 
 	with_client();
-	for (int i = 0; i < 30; i++) {
-		snprintf(key, sizeof key, "key%d", i);
-		locks[i] = new_lock(client, key);
-		REQUIRE(!hf_lock_acquire(locks[i], -1, &ops[i], &err));
+	CHECK_INT(start_get(client, NULL, "/", &op), HF_OK);
+	CHECK_INT(finish(op), HF_OK);
+	op = NULL;
+	before = entries("/proc/self/fd");
+	for (int i = 0; i < 20; i++) {
+		REQUIRE(!start_get(client, NULL, "/", &ops[i]));
+		CHECK(hf_op_fd(ops[i], &err) >= 0 && hf_op_wait(ops[i], WAIT, &err));
+		CHECK_INT(hf_op_result(ops[i], &err), HF_OK);
 	}
-	for (int i = 0; i < 30; i++)
-		CHECK_INT(finish(ops[i]), HF_OK);
-	CHECK(fake_connections(true) <= 4);
-	CHECK_INT(fake_sessions(), 1);
-	for (int i = 0; i < 30; i++)
-		hf_lock_drop(locks[i]);
+	CHECK(entries("/proc/self/fd") <= before + 2); /* a connection to the fake has two ends */
+	for (int i = 0; i < 20; i++) {
+		CHECK(hf_op_wait(ops[i], -1, &err));
+		CHECK_INT(hf_op_result(ops[i], &err), HF_OK);
+		CHECK(hf_op_response(ops[i]) != NULL);
+		hf_op_drop(ops[i]);
+	}
 }
+
+/* Lowers the limit so that no descriptor is to be had; answers the old one. */
+static struct rlimit no_more_descriptors(void)
+{
+	struct rlimit before, none;
+
+	getrlimit(RLIMIT_NOFILE, &before);
+	none = before;
+	none.rlim_cur = 0;
+	setrlimit(RLIMIT_NOFILE, &none);
+	return before;
+}
+
+static void without_descriptors_a_wait_says_so(void)
+{
+	struct rlimit before;
+
+	with_lock();
+	fake_on("GET /slow", -1, "hold");
+	CHECK_INT(acquire(lock, -1), HF_OK);
+	CHECK_INT(start_get(client, NULL, "/slow", &op), HF_OK);
+	CHECK(fake_wait("GET /slow", 1));
+	before = no_more_descriptors();
+	CHECK_INT(hf_op_fd(op, &err), -1);
+	CHECK_INT(err.code, HF_NOMEM);
+	CHECK(!hf_op_wait(op, -1, &err));
+	CHECK_INT(err.code, HF_NOMEM);
+	CHECK_INT(hf_lock_fd(lock, &err), -1);
+	CHECK_INT(err.code, HF_NOMEM);
+	CHECK(!hf_lock_wait(lock, -1, &err));
+	CHECK_INT(err.code, HF_NOMEM);
+	CHECK(state_of(lock).held);
+	setrlimit(RLIMIT_NOFILE, &before);
+	CHECK(!hf_op_wait(op, 1, &err) && !err.code);
+}
+
+/* ---- locks -------------------------------------------------------------------------------- */
 
 static void the_descriptor_of_a_lock_is_readable_while_it_is_not_held(void)
 {
@@ -660,335 +536,226 @@ static void an_acquire_dropped_in_flight_gives_the_lock_back(void)
 	opts.timeout = 200;
 	client = new_client();
 	lock = new_lock(client, "k");
-	fake_on("\"lock\"", 1, "hold");
+	fake_on("\"lock\"", 1, "swallow");
 	CHECK_INT(hf_lock_acquire(lock, -1, &op, &err), HF_OK);
-	CHECK(fake_wait("\"lock\"", 1));
-	fake_set("k", "5e551014-0000-0000-0000-000000000001"); /* it was served all the same */
+	CHECK(fake_wait_held("k", true));
 	hf_op_drop(op);
 	op = NULL;
 	CHECK(fake_wait("\"unlock\"", 1));
 	CHECK(fake_wait_held("k", false));
 }
 
-static void a_key_that_is_no_lock_is_a_conflict(void)
+/* ---- drops at the worst moment ------------------------------------------------------------ */
+
+#define RACES 3000
+
+static uint32_t seed = 1;
+
+/* Lets a random time pass, up to twice of what an acquire takes here: the other thread is to be
+ * found at every step of it. */
+static void some_time_of_an_acquire(int64_t typical)
 {
-	with_lock();
-	fake_on("GET /v1/kv/k", -1, "200 [{\"Key\":\"k\",\"Flags\":0,\"ModifyIndex\":7}]");
-	CHECK_INT(acquire(lock, -1), HF_CONFLICT);
-	CHECK_INT(destroy(lock, -1), HF_CONFLICT);
-	CHECK_INT(fake_seen("\"lock\"") + fake_seen("DELETE"), 0);
+	double until;
+
+	seed = seed * 1664525 + 1013904223;
+	until = hf_clock_seconds() + (double)typical / 1e6 * 2 * (seed >> 8) / (1 << 24);
+	while (hf_clock_seconds() < until)
+		sched_yield();
 }
 
-static void flags_that_differ_in_the_last_bit_are_a_conflict(void)
+/* What an uncontended acquire takes, in microseconds. */
+static int64_t time_of_an_acquire(void)
 {
-	with_lock();
-	fake_on("GET /v1/kv/k", -1,
-		"200 [{\"Key\":\"k\",\"Flags\":3304740253564472345,\"ModifyIndex\":7}]");
-	CHECK_INT(acquire(lock, -1), HF_CONFLICT);
+	double begun = hf_clock_seconds();
+
+	for (int i = 0; i < 20; i++) {
+		CHECK_INT(acquire(lock, -1), HF_OK);
+		CHECK_INT(release(lock, -1), HF_OK);
+	}
+	return (int64_t)((hf_clock_seconds() - begun) * 1e6 / 40);
 }
 
-static void destroys_a_key_that_nobody_holds(void)
+static bool nothing_is_held(void)
 {
-	with_lock();
-	CHECK_INT(destroy(lock, -1), HF_OK); /* it is not there */
-	fake_set("k", "");
-	CHECK_INT(destroy(lock, -1), HF_OK);
-	CHECK_INT(fake_seen("DELETE /v1/kv/k?cas="), 1);
+	struct hf_stats stats;
+
+	CHECK_INT(hf_client_stats(client, &stats, &err), HF_OK);
+	return !stats.locks_held && !fake_held("k") && !fake_held("other");
 }
 
-static void does_not_destroy_a_key_that_somebody_holds(void)
+static struct hf_lock *racing_lock(int i)
 {
-	with_lock();
-	fake_set("k", "somebody");
-	CHECK_INT(destroy(lock, -1), HF_IN_USE);
-	CHECK_INT(fake_seen("DELETE"), 0);
+	return new_lock(client, i % 3 ? "k" : "other");
 }
 
-static void a_lock_with_an_external_session_leaves_it_alone(void)
+/* Acquires again and again; give_up lets go of lock and op, which it drops both. */
+static void race(void (*give_up)(struct hf_lock *mine, struct hf_op *acquiring, int i))
 {
-	const char *id = "5e551014-0000-0000-0000-000000000077";
-	const struct hf_lock_opts lock_opts = {.key = "k", .session = id};
+	int64_t typical;
+
+	with_lock();
+	typical = time_of_an_acquire();
+	for (int i = 0; i < RACES && !atomic_load(&check_failures); i++) {
+		struct hf_lock *mine = racing_lock(i);
+		struct hf_op *acquiring = NULL;
+
+		REQUIRE(mine && !hf_lock_acquire(mine, -1, &acquiring, &err));
+		some_time_of_an_acquire(typical);
+		give_up(mine, acquiring, i);
+	}
+	EVENTUALLY(nothing_is_held());
+	/* And everybody's turn has come to an end. */
+	CHECK_INT(acquire(lock, WAIT), HF_OK);
+}
+
+static void drop_both(struct hf_lock *mine, struct hf_op *acquiring, int i)
+{
+	if (i & 1)
+		hf_op_drop(acquiring);
+	hf_lock_drop(mine);
+	if (!(i & 1))
+		hf_op_drop(acquiring);
+}
+
+static void an_acquire_dropped_with_its_lock_gives_back_what_it_gets(void)
+{
+	race(drop_both);
+}
+
+static void drop_the_lock(struct hf_lock *mine, struct hf_op *acquiring, int i)
+{
+	(void)i;
+	hf_lock_drop(mine);
+	finish(acquiring);
+	CHECK(err.code == HF_OK || err.code == HF_CANCELED);
+}
+
+static void a_lock_dropped_while_it_acquires_gives_back_what_it_gets(void)
+{
+	race(drop_the_lock);
+}
+
+/* Nobody has read the result, so nobody knows that it is held, but the lock does. */
+static void drop_the_op(struct hf_lock *mine, struct hf_op *acquiring, int i)
+{
+	enum hf_err released;
+
+	(void)i;
+	hf_op_drop(acquiring);
+	released = release(mine, -1);
+	CHECK(released == HF_OK || released == HF_NOT_HELD);
+	hf_lock_drop(mine);
+}
+
+static void a_lock_whose_acquire_is_dropped_says_whether_it_holds(void)
+{
+	race(drop_the_op);
+}
+
+static void cancel_and_look(struct hf_lock *mine, struct hf_op *acquiring, int i)
+{
+	if (i & 1)
+		hf_lock_cancel(mine);
+	else
+		hf_op_cancel(acquiring);
+	finish(acquiring);
+	CHECK(err.code == HF_OK || err.code == HF_CANCELED);
+	CHECK_INT(state_of(mine).held, err.code == HF_OK);
+	hf_lock_drop(mine);
+}
+
+static void a_canceled_acquire_says_whether_it_holds(void)
+{
+	race(cancel_and_look);
+}
+
+static void let_go(struct hf_lock *mine, struct hf_op *acquiring, int i)
+{
+	(void)i;
+	hf_lock_let_go(mine);
+	finish(acquiring);
+	CHECK(err.code == HF_OK || err.code == HF_CANCELED);
+	CHECK(!state_of(mine).held && !state_of(mine).lost);
+	hf_lock_drop(mine);
+}
+
+static void a_lock_that_is_let_go_while_it_acquires_is_not_held(void)
+{
+	race(let_go);
+}
+
+static void a_client_dropped_while_it_acquires_leaves_nothing(void)
+{
+	int64_t typical;
+
+	with_lock();
+	typical = time_of_an_acquire();
+	close_all();
+	for (int i = 0; i < RACES / 10 && !atomic_load(&check_failures); i++) {
+		client = new_client();
+		lock = new_lock(client, "k");
+		REQUIRE(!hf_lock_acquire(lock, -1, &op, &err));
+		some_time_of_an_acquire(typical * 2); /* the session has to be made */
+		hf_client_drop(client);
+		client = NULL;
+		CHECK(finished());
+		CHECK(hf_op_result(op, &err) == HF_OK || err.code == HF_CLOSED);
+		CHECK(hf_lock_wait(lock, WAIT, &err));
+		close_all();
+		CHECK(!fake_held("k"));
+		CHECK_INT(fake_sessions(), 0);
+	}
+}
+
+/* ---- sizes -------------------------------------------------------------------------------- */
+
+#define MANY 200
+
+static void an_op_is_small(void)
+{
+	CHECK(sizeof(struct hf_op) < 400);
+}
+
+static void a_lock_that_is_held_is_small(void)
+{
+	static const char name[] = "service/web/leader/of/some/length";
+	const size_t node = 5 * sizeof(void *); /* of the tree of keys */
+
+	CHECK(sizeof(struct hf_lock) + sizeof(struct hf_hold) + sizeof(struct hf_key) + node +
+		      2 * sizeof name + 64 <
+	      1024);
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+static size_t memory_in_use(void)
+{
+	struct mallinfo2 info = mallinfo2();
+
+	return info.uordblks + info.hblkhd;
+}
+
+/* What the allocator gives for each of many, when libcurl has all that it wants. */
+static void many_locks_that_are_held_need_a_kilobyte_each(void)
+{
+	static struct hf_lock *locks[MANY];
+	size_t before = 0;
+	char key[40];
 
 	with_client();
-	fake_make(77);
-	CHECK_INT(hf_lock_new(client, &lock_opts, &lock, &err), HF_OK);
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_STR(state_of(lock).session, id);
-	CHECK(state_of(lock).remaining == INT64_MAX);
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
-	CHECK_INT(fake_seen("/v1/session/create") + fake_seen("/v1/session/renew") +
-			  fake_seen("/v1/session/destroy"),
-		  0);
+	for (int i = 0; i < MANY; i++) {
+		if (i == MANY / 2)
+			before = memory_in_use();
+		snprintf(key, sizeof key, "service/web/leader/%d", i);
+		locks[i] = new_lock(client, key);
+		CHECK_INT(acquire(locks[i], -1), HF_OK);
+	}
+	CHECK((memory_in_use() - before) / (MANY / 2) < 1024);
+	for (int i = 0; i < MANY; i++)
+		hf_lock_drop(locks[i]);
 }
+#endif
 
-static void a_session_of_its_own_goes_with_the_hold(void)
-{
-	const struct hf_session_opts session = {.name = "own", .ttl = 20000};
-	const struct hf_lock_opts lock_opts = {.key = "k", .session_opts = &session};
-
-	with_client();
-	CHECK_INT(hf_lock_new(client, &lock_opts, &lock, &err), HF_OK);
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(fake_seen("\"Name\":\"own\""), 1);
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK(fake_wait("/v1/session/destroy/", 1));
-}
-
-/* ---- trouble ------------------------------------------------------------------------------ */
-
-static void passing_trouble_is_ridden_out(void)
-{
-	with_lock();
-	fake_on("/v1/session/create", 1, "500 No cluster leader");
-	fake_on("GET /v1/kv/k", 1, "close");
-	fake_on("\"lock\"", 1, "429 rate limit exceeded");
-	fake_on("\"unlock\"", 1, "503 rate limit exceeded");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(release(lock, -1), HF_OK);
-	CHECK(!fake_held("k"));
-}
-
-static void one_try_reports_passing_trouble(void)
-{
-	with_lock();
-	fake_on("/v1/session/create", -1, "500 No cluster leader");
-	CHECK_INT(acquire(lock, 0), HF_HTTP);
-	CHECK_HAS(err.message, "No cluster leader");
-}
-
-static void one_try_reports_trouble_with_the_lock_itself(void)
-{
-	with_lock();
-	fake_on("\"lock\"", -1, "429 rate limit exceeded");
-	CHECK_INT(acquire(lock, 0), HF_HTTP);
-	CHECK_HAS(err.message, "rate limit exceeded");
-}
-
-/* Nobody can have acted on it, so there is nothing to take back. */
-static void a_try_that_was_never_sent_is_not_undone(void)
-{
-	struct hf_counters left;
-	int64_t begun;
-
-	with_lock();
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(release(lock, -1), HF_OK);
-	fake_stop();
-	begun = hf_now();
-	CHECK_INT(acquire(lock, 0), HF_CONNECT);
-	EVENTUALLY((hf_counters(&left), left.ops <= 3)); /* those of the session */
-	CHECK(hf_now() - begun < 5000);
-}
-
-static void a_denial_is_final(void)
-{
-	with_lock();
-	fake_on("\"lock\"", -1,
-		"409 {\"Errors\":[{\"OpIndex\":0,\"What\":\"Permission denied\"}]}");
-	CHECK_INT(acquire(lock, -1), HF_DENIED);
-	CHECK_INT(fake_seen("\"lock\""), 1);
-}
-
-static void a_session_that_cannot_be_made_is_final(void)
-{
-	with_lock();
-	fake_on("/v1/session/create", -1, "500 Missing check 'x' registration");
-	CHECK_INT(acquire(lock, -1), HF_SESSION);
-	CHECK_HAS(err.message, "Missing check");
-	CHECK_INT(fake_seen("/v1/session/create"), 1);
-}
-
-static void a_session_that_has_gone_is_replaced(void)
-{
-	with_lock();
-	fake_on("\"lock\"", 1,
-		"409 {\"Errors\":[{\"OpIndex\":0,\"What\":\"invalid session \\\"x\\\"\"}]}");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(fake_seen("/v1/session/create"), 2);
-}
-
-static void a_lock_delay_is_waited_out(void)
-{
-	with_lock();
-	fake_on("\"lock\"", 1,
-		"409 {\"Errors\":[{\"OpIndex\":0,\"What\":\"k due to lock delay\"}]}");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK_INT(fake_seen("\"lock\""), 2);
-}
-
-static void a_lost_session_is_a_lost_lock(void)
-{
-	with_lock();
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	fake_kill(state_of(lock).session);
-	CHECK(hf_lock_wait(lock, WAIT, &err));
-	CHECK(state_of(lock).lost);
-	CHECK_INT(state_of(lock).reason, HF_BY_SESSION);
-	CHECK_INT(release(lock, -1), HF_LOST);
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK(!state_of(lock).lost);
-}
-
-static void with_monitored_key(void)
-{
-	const struct hf_lock_opts lock_opts = {.key = "k", .monitor_key = true};
-
-	with_client();
-	CHECK_INT(hf_lock_new(client, &lock_opts, &lock, &err), HF_OK);
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK(fake_wait("GET /v1/kv/k?consistent&index", 1));
-}
-
-static void a_monitored_key_that_is_stolen_is_a_lost_lock(void)
-{
-	with_monitored_key();
-	fake_set("k", "somebody");
-	CHECK(hf_lock_wait(lock, WAIT, &err));
-	CHECK_INT(state_of(lock).reason, HF_BY_STOLEN);
-}
-
-static void a_monitored_key_that_is_deleted_is_a_lost_lock(void)
-{
-	with_monitored_key();
-	fake_set("k", NULL);
-	CHECK(hf_lock_wait(lock, WAIT, &err));
-	CHECK_INT(state_of(lock).reason, HF_BY_KEY);
-}
-
-static void an_audit_finds_a_key_that_was_stolen(void)
-{
-	begin();
-	opts.session.ttl = 600;
-	client = new_client();
-	lock = new_lock(client, "k");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	fake_set("k", "somebody");
-	CHECK(hf_lock_wait(lock, WAIT, &err));
-	CHECK_INT(state_of(lock).reason, HF_BY_STOLEN);
-}
-
-static void renewals_keep_a_lock_beyond_its_ttl(void)
-{
-	begin();
-	opts.session.ttl = 300;
-	client = new_client();
-	lock = new_lock(client, "k");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	CHECK(fake_wait("/v1/session/renew/", 6));
-	CHECK(state_of(lock).held);
-}
-
-/* Acquires with a short lease, lets the server fall silent and waits for the end of the lease. */
-static void lose_by_deadline(int64_t ttl)
-{
-	begin();
-	opts.session.ttl = ttl;
-	client = new_client();
-	lock = new_lock(client, "k");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	fake_on("/v1/", -1, "hold");
-	CHECK(hf_lock_wait(lock, WAIT, &err));
-	CHECK_INT(state_of(lock).reason, HF_BY_DEADLINE);
-}
-
-static void a_lease_that_is_not_renewed_ends_in_time(void)
-{
-	int64_t begun = hf_now();
-
-	lose_by_deadline(400);
-	CHECK(state_of(lock).lost);
-	CHECK(hf_now() - begun < 5000);
-	CHECK_INT(hf_client_close(client, false, &err), HF_OK);
-}
-
-/* With this TTL the second renewal is in flight when the lease ends. */
-static void a_client_goes_on_after_a_lease_ended_with_a_renewal_in_flight(void)
-{
-	lose_by_deadline(1200);
-	fake_kill("5e551014-0000-0000-0000-000000000001"); /* as the server would, in time */
-	CHECK(fake_seen("/v1/session/renew/") >= 2);
-	fake_recover();
-	CHECK_INT(acquire(lock, 5000), HF_OK);
-	CHECK_INT(hf_client_close(client, false, &err), HF_OK);
-}
-
-/* ---- a server that never answers ---------------------------------------------------------- */
-
-static void with_silence(int64_t timeout)
-{
-	begin();
-	opts.timeout = timeout;
-	fake_on("/", -1, "hold");
-	client = new_client();
-	lock = new_lock(client, "k");
-}
-
-static void one_try_at_a_silent_server_ends_with_the_request(void)
-{
-	with_silence(100);
-	CHECK_INT(acquire(lock, 0), HF_TIMEOUT);
-	CHECK_INT(destroy(lock, 0), HF_TIMEOUT);
-}
-
-static void a_time_limit_holds_at_a_silent_server(void)
-{
-	int64_t begun;
-
-	with_silence(20000);
-	begun = hf_now();
-	CHECK_INT(acquire(lock, 100), HF_TIMEOUT);
-	CHECK_INT(destroy(lock, 100), HF_TIMEOUT);
-	CHECK(hf_now() - begun < 5000);
-	CHECK_INT(hf_client_close(client, false, &err), HF_OK);
-}
-
-static void a_time_limit_holds_with_a_lock_in_flight(void)
-{
-	int64_t begun;
-
-	with_lock();
-	fake_on("\"lock\"", -1, "hold");
-	fake_on("\"unlock\"", -1, "hold");
-	begun = hf_now();
-	CHECK_INT(acquire(lock, 100), HF_TIMEOUT);
-	CHECK(hf_now() - begun < 5000);
-	CHECK_INT(hf_client_close(client, false, &err), HF_OK);
-}
-
-static void cancel_works_at_a_silent_server(void)
-{
-	with_silence(20000);
-	CHECK_INT(hf_lock_acquire(lock, -1, &op, &err), HF_OK);
-	CHECK(fake_wait("/v1/session/create", 1));
-	hf_op_cancel(op);
-	CHECK(finished());
-	CHECK_INT(hf_op_result(op, &err), HF_CANCELED);
-	CHECK_INT(hf_client_close(client, false, &err), HF_OK);
-}
-
-static void a_time_limit_of_a_release_holds_at_a_silent_server(void)
-{
-	with_lock();
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	fake_on("\"unlock\"", 1, "hold");
-	CHECK_INT(release(lock, 100), HF_TIMEOUT);
-	CHECK(!state_of(lock).held);
-	CHECK_INT(hf_client_close(client, false, &err), HF_OK);
-}
-
-static void a_release_goes_on_when_nobody_waits_for_it(void)
-{
-	begin();
-	opts.timeout = 100;
-	client = new_client();
-	lock = new_lock(client, "k");
-	CHECK_INT(acquire(lock, -1), HF_OK);
-	fake_on("\"unlock\"", 1, "hold");
-	CHECK_INT(release(lock, 50), HF_TIMEOUT);
-	CHECK(fake_wait("\"unlock\"", 2));
-	CHECK(fake_wait_held("k", false));
-}
+/* ---- fork, exit, threads ------------------------------------------------------------------ */
 
 static void close_is_bounded_at_a_silent_server(void)
 {
@@ -998,12 +765,10 @@ static void close_is_bounded_at_a_silent_server(void)
 	CHECK_INT(acquire(lock, -1), HF_OK);
 	fake_on("/", -1, "hold");
 	begun = hf_now();
-	CHECK_INT(hf_client_close(client, true, &err), HF_OK);
+	CHECK_INT(close_client(client, true), HF_OK);
 	CHECK(hf_now() - begun < 6000);
 	CHECK(!state_of(lock).held);
 }
-
-/* ---- fork, exit, threads ------------------------------------------------------------------ */
 
 /* Waits for a child and answers its exit status, -1 when a signal ended it. */
 static int status_of(pid_t child)
@@ -1047,7 +812,7 @@ static void child_calls_everything(void)
 	const struct hf_lock_opts lock_opts = {.key = "x"};
 	struct hf_stats stats;
 	struct hf_lock *made;
-	struct hf_op *none;
+	struct hf_op *none = NULL;
 
 	CHECK_INT(acquire(lock, -1), HF_FORKED);
 	CHECK_INT(release(lock, -1), HF_FORKED);
@@ -1055,12 +820,19 @@ static void child_calls_everything(void)
 	CHECK_INT(hf_lock_new(client, &lock_opts, &made, &err), HF_FORKED);
 	CHECK_INT(start_get(client, NULL, "/", &none), HF_FORKED);
 	CHECK_INT(hf_client_stats(client, &stats, &err), HF_FORKED);
-	CHECK_INT(hf_client_close(client, true, &err), HF_FORKED);
+	CHECK_INT(hf_client_close(client, true, &none, &err), HF_FORKED);
+	hf_client_join(client);
+	CHECK(!none);
 	CHECK_INT(hf_lock_fd(lock, &err), -1);
 	CHECK_INT(err.code, HF_FORKED);
 	CHECK(hf_lock_wait(lock, -1, &err));
 	CHECK(!state_of(lock).held && state_of(lock).reason == HF_BY_FORKED);
+	CHECK_STR(hf_reason_text(state_of(lock).reason), "forked");
+	CHECK_INT(start_get(client, lock, "/", &none), HF_FORKED);
+	CHECK_STR(hf_lock_key(lock), "k");
+	CHECK_STR(hf_client_base(client), fake.base);
 	hf_lock_cancel(lock);
+	hf_lock_let_go(lock);
 	CHECK_INT(hf_op_fd(op, &err), -1);
 	CHECK_INT(err.code, HF_FORKED);
 	CHECK(hf_op_done(op) && hf_op_wait(op, -1, &err));
@@ -1139,11 +911,127 @@ static void a_child_has_a_client_of_its_own(void)
 }
 #endif
 
+/* ---- the same with process id 1 ---- */
+
+#ifndef __SANITIZE_THREAD__
+/* Ends this process with the status of what run does as process 1 of a new namespace. */
+static _Noreturn void as_process_one(void (*run)(void))
+{
+	pid_t child;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (unshare(CLONE_NEWPID))
+		_exit(77);
+	child = fork_here();
+	if (child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		CHECK_INT(getpid(), 1);
+		run();
+		_exit(atomic_load(&check_failures) != 0);
+	}
+	_exit(status_of(child));
+}
+
+static void hold_as_process_one(void)
+{
+	pid_t child;
+
+	client = new_client();
+	lock = new_lock(client, "k");
+	fake_on("GET /slow", -1, "hold");
+	CHECK_INT(acquire(lock, -1), HF_OK);
+	CHECK_INT(start_get(client, NULL, "/slow", &op), HF_OK);
+	child = fork_here();
+	if (child == 0)
+		as_process_one(child_calls_everything);
+	CHECK_INT(status_of(child), 0);
+	CHECK(state_of(lock).held && !hf_op_done(op));
+	CHECK_INT(release(lock, -1), HF_OK);
+	close_all();
+}
+
+/* Process ids do not tell a child from its parent. Needs root; for others there is nothing to see.
+ */
+static void a_child_with_its_parents_process_id_is_a_child(void)
+{
+	pid_t child;
+	int status;
+
+	begin();
+	fake_on("GET /slow", -1, "hold");
+	child = fork_here();
+	if (child == 0)
+		as_process_one(hold_as_process_one);
+	status = status_of(child);
+	if (status == 77)
+		printf("%s: skipped, no new process id namespace to be had\n", check_name);
+	else
+		CHECK_INT(status, 0);
+	CHECK(!fake_held("k"));
+}
+#endif
+
+static void a_fork_of_a_fork_is_forked_too(void)
+{
+	pid_t child;
+
+	with_hold_and_op();
+	child = fork_here();
+	if (child == 0) {
+		pid_t grandchild = fork_here();
+
+		if (grandchild == 0) {
+			child_calls_everything();
+			exit(atomic_load(&check_failures) != 0);
+		}
+		CHECK_INT(status_of(grandchild), 0);
+		exit(atomic_load(&check_failures) != 0);
+	}
+	CHECK_INT(status_of(child), 0);
+	the_parent_goes_on();
+}
+
+/* ---- exit ---- */
+
+static atomic_int cycles;
+
+/* Locks and unlocks with a client of its own, for as long as the process lives. */
+static void *cycle_for_ever(void *arg)
+{
+	char key[20];
+	struct hf_client *mine = new_client();
+	struct hf_lock *own;
+
+	snprintf(key, sizeof key, "key%d", *(int *)arg);
+	own = new_lock(mine, key);
+	while (!acquire(own, -1) && !release(own, -1))
+		atomic_fetch_add(&cycles, 1);
+	for (;;)
+		pause();
+	return arg;
+}
+
+/* exit() takes down what other threads use: libcrypto, libcurl. */
+static int exit_beside_threads(void)
+{
+	static int numbers[4] = {0, 1, 2, 3};
+	pthread_t thread;
+
+	for (int i = 0; i < 4; i++)
+		if (pthread_create(&thread, NULL, cycle_for_ever, &numbers[i]))
+			return 2;
+	while (atomic_load(&cycles) < 20)
+		sched_yield();
+	exit(0);
+}
+
 /* What this program does when it is started with a mode and the fake's address. */
 static int run_and_exit(const char *mode, const char *base)
 {
 	default_opts();
 	opts.base = base;
+	if (!strcmp(mode, "--threads"))
+		return exit_beside_threads();
 	client = new_client();
 	lock = new_lock(client, "k");
 	if (acquire(lock, -1))
@@ -1187,24 +1075,43 @@ static void returning_from_main_with_an_op_in_flight_ends_quietly(void)
 	CHECK_INT(fake_sessions(), 0);
 }
 
+static void an_unlock_that_stalls_at_exit_leaves_time_for_the_session(void)
+{
+	begin();
+	fake_on("\"unlock\"", -1, "hold");
+	CHECK_INT(started_with("--exit"), 0);
+	CHECK_INT(fake_sessions(), 0);
+	CHECK(!fake_held("k"));
+}
+
 static void exit_is_bounded_at_a_silent_server(void)
 {
 	int64_t begun;
 
 	begin();
 	fake_on("\"unlock\"", -1, "hold");
+	fake_on("/v1/session/destroy/", -1, "hold");
 	begun = hf_now();
 	CHECK_INT(started_with("--exit"), 0);
 	CHECK(hf_now() - begun < 5000);
 	CHECK(fake_held("k"));
 }
 
+static void exit_beside_threads_that_use_clients_ends_quietly(void)
+{
+	begin();
+	for (int i = 0; i < 20; i++)
+		REQUIRE(CHECK_INT(started_with("--threads"), 0));
+	CHECK_INT(fake_sessions(), 0);
+}
+
 #define TURNS 20
+#define CROWD 8
 static atomic_int inside, overlaps;
 
 static void *take_turns(void *arg)
 {
-	struct hf_client *mine = new_client();
+	struct hf_client *mine = client ? client : new_client();
 	struct hf_lock *own = new_lock(mine, "k");
 
 	for (int i = 0; i < TURNS; i++) {
@@ -1214,45 +1121,142 @@ static void *take_turns(void *arg)
 		CHECK_INT(release(own, -1), HF_OK);
 	}
 	hf_lock_drop(own);
-	CHECK_INT(hf_client_close(mine, true, &err), HF_OK);
-	hf_client_drop(mine);
+	if (mine != client) {
+		CHECK_INT(close_client(mine, true), HF_OK);
+		hf_client_drop(mine);
+	}
 	return arg;
 }
 
-static void clients_in_two_threads_exclude_each_other(void)
+/* Runs one function in several threads; what is NULL for all but their number. */
+static void in_threads(int count, void *(*run)(void *))
 {
-	pthread_t threads[2];
+	pthread_t threads[CROWD];
+
+	for (int i = 0; i < count; i++)
+		REQUIRE(!pthread_create(&threads[i], NULL, run, NULL));
+	for (int i = 0; i < count; i++)
+		pthread_join(threads[i], NULL);
+}
+
+static void clients_of_several_threads_exclude_each_other(void)
+{
+	begin();
+	in_threads(4, take_turns);
+	CHECK_INT(overlaps, 0);
+	CHECK_INT(fake_seen("/v1/session/destroy/"), 4);
+}
+
+static void threads_that_share_a_client_exclude_each_other(void)
+{
+	with_client();
+	in_threads(CROWD, take_turns);
+	CHECK_INT(overlaps, 0);
+	CHECK_INT(fake_sessions(), 1);
+}
+
+static void *try_one_lock(void *arg)
+{
+	for (int i = 0; i < 10 * TURNS; i++) {
+		if (!acquire(lock, -1)) {
+			CHECK_INT(atomic_fetch_add(&inside, 1), 0);
+			atomic_fetch_sub(&inside, 1);
+			CHECK_INT(release(lock, -1), HF_OK);
+		} else {
+			CHECK_INT(err.code, HF_HELD);
+		}
+	}
+	return arg;
+}
+
+/* One of them has it, the others hear so. */
+static void threads_that_share_a_lock_exclude_each_other(void)
+{
+	with_lock();
+	in_threads(CROWD, try_one_lock);
+	CHECK_INT(acquire(lock, -1), HF_OK);
+}
+
+static void *wait_for_the_op(void *arg)
+{
+	CHECK(hf_op_wait(op, WAIT, &err));
+	return arg;
+}
+
+static void threads_that_wait_for_one_op_all_hear_of_it(void)
+{
+	pthread_t threads[CROWD];
+
+	with_client();
+	fake_on("GET /slow", -1, "hold");
+	CHECK_INT(start_get(client, NULL, "/slow", &op), HF_OK);
+	for (int i = 0; i < CROWD; i++)
+		REQUIRE(!pthread_create(&threads[i], NULL, wait_for_the_op, NULL));
+	hf_op_cancel(op);
+	for (int i = 0; i < CROWD; i++)
+		pthread_join(threads[i], NULL);
+	CHECK_INT(hf_op_result(op, &err), HF_CANCELED);
+}
+
+static void *cycle_until_closed(void *arg)
+{
+	struct hf_lock *own = NULL;
+	const struct hf_lock_opts lock_opts = {.key = arg ? "k" : "other"};
+
+	while (!hf_lock_new(client, &lock_opts, &own, &err)) {
+		atomic_fetch_add(&cycles, 1);
+		if (!acquire(own, -1) && !state_of(own).lost)
+			release(own, -1);
+		CHECK(err.code == HF_OK || err.code == HF_CLOSED || err.code == HF_LOST);
+		CHECK(err.code != HF_LOST || state_of(own).reason == HF_BY_CLOSED);
+		hf_lock_drop(own);
+	}
+	CHECK_INT(err.code, HF_CLOSED);
+	return arg;
+}
+
+static void a_client_may_be_closed_while_threads_use_it(void)
+{
+	pthread_t threads[CROWD];
 
 	begin();
-	for (int i = 0; i < 2; i++)
-		REQUIRE(!pthread_create(&threads[i], NULL, take_turns, NULL));
-	for (int i = 0; i < 2; i++)
-		pthread_join(threads[i], NULL);
-	CHECK_INT(overlaps, 0);
-	CHECK_INT(fake_seen("/v1/session/destroy/"), 2);
+	for (int round = 0; round < 20 && !atomic_load(&check_failures); round++) {
+		client = new_client();
+		atomic_store(&cycles, 0);
+		for (intptr_t i = 0; i < CROWD; i++)
+			REQUIRE(!pthread_create(&threads[i], NULL, cycle_until_closed,
+						(void *)(i % 2)));
+		while (atomic_load(&cycles) < 5 * round)
+			sched_yield();
+		CHECK_INT(close_client(client, true), HF_OK);
+		for (int i = 0; i < CROWD; i++)
+			pthread_join(threads[i], NULL);
+		close_all();
+		CHECK(!fake_held("k") && !fake_held("other"));
+		CHECK_INT(fake_sessions(), 0);
+	}
 }
 
 static void *use_and_drop(void *arg)
 {
 	struct hf_op *mine = NULL;
 
+	char path[40];
+
 	for (int i = 0; i < TURNS; i++) {
-		CHECK_INT(start_get(client, NULL, "/", &mine), HF_OK);
+		snprintf(path, sizeof path, "/%d-%lu", i, (unsigned long)pthread_self());
+		CHECK_INT(start_get(client, NULL, path, &mine), HF_OK);
 		CHECK_INT(finish(mine), HF_OK);
+		CHECK_INT(fake_seen(path), 1);
 	}
 	return arg;
 }
 
-static void two_threads_may_share_a_client(void)
+static void threads_that_share_a_client_get_their_own_answers(void)
 {
-	pthread_t threads[2];
-
 	with_client();
-	for (int i = 0; i < 2; i++)
-		REQUIRE(!pthread_create(&threads[i], NULL, use_and_drop, NULL));
-	for (int i = 0; i < 2; i++)
-		pthread_join(threads[i], NULL);
-	CHECK_INT(fake_seen("GET /"), 2 * TURNS);
+	in_threads(CROWD, use_and_drop);
+	CHECK_INT(fake_seen("GET /"), CROWD * TURNS);
 }
 
 static const struct check_test tests[] = {
@@ -1261,22 +1265,18 @@ static const struct check_test tests[] = {
 	TEST(close_answers_closed_to_ops_in_flight),
 	TEST(close_releases_and_destroys_and_leaves_nothing),
 	TEST(close_that_does_not_tell_says_nothing),
+	TEST(close_with_a_try_unanswered_leaves_nothing),
+	TEST(close_soon_after_a_try_unanswered_leaves_nothing),
 	TEST(a_closed_client_refuses_and_may_be_closed_again),
+	TEST(close_is_an_op_that_others_may_wait_for),
+	TEST(a_close_that_nobody_waits_for_leaves_nothing),
+	TEST(an_op_canceled_while_its_client_ends_leaves_nothing),
+	TEST(a_close_is_not_canceled),
+	TEST(close_that_does_not_tell_ends_one_that_does),
 	TEST(close_has_joined_the_thread_when_it_returns),
 	TEST(a_dropped_client_closes_by_itself),
 	TEST(an_op_outlives_its_client),
 	TEST(a_lock_outlives_its_client),
-	TEST(counts_what_it_does),
-	TEST(a_request_gets_its_response),
-	TEST(a_long_response_is_cut_and_says_so),
-	TEST(a_request_sends_method_headers_and_body),
-	TEST(a_request_has_its_own_timeout),
-	TEST(a_request_that_cannot_connect_says_so),
-	TEST(a_request_with_an_impossible_url_is_invalid),
-	TEST(a_guarded_request_is_refused_without_the_lock),
-	TEST(a_guarded_request_goes_through_while_the_lock_is_held),
-	TEST(a_guarded_request_is_aborted_when_the_lock_is_lost),
-	TEST(a_guarded_request_is_aborted_when_the_lock_is_released),
 	TEST(an_op_is_not_done_before_it_is),
 	TEST(the_descriptor_of_an_op_is_readable_for_ever_once_it_is_done),
 	TEST(a_descriptor_asked_for_afterwards_is_readable_at_once),
@@ -1284,59 +1284,44 @@ static const struct check_test tests[] = {
 	TEST(cancel_changes_nothing_once_it_is_done),
 	TEST(a_dropped_request_is_given_up),
 	TEST(a_request_that_is_left_goes_on),
-	TEST(acquires_and_releases),
-	TEST(a_second_hold_has_a_greater_token),
-	TEST(a_cycle_on_a_known_key_takes_two_requests),
-	TEST(refuses_what_its_state_does_not_allow),
-	TEST(refuses_a_second_acquire_while_one_is_in_flight),
-	TEST(one_try_says_that_somebody_holds_it),
-	TEST(waits_until_the_holder_lets_go),
-	TEST(waits_no_longer_than_it_should),
-	TEST(cancel_ends_a_wait_for_the_holder),
-	TEST(locks_of_one_client_take_turns_on_a_key),
-	TEST(many_locks_need_few_connections),
+	TEST(the_descriptor_of_an_op_is_closed_when_its_result_is_read),
+	TEST(without_descriptors_a_wait_says_so),
 	TEST(the_descriptor_of_a_lock_is_readable_while_it_is_not_held),
 	TEST(a_dropped_lock_is_released),
 	TEST(an_acquire_dropped_while_it_waits_never_gets_the_lock),
 	TEST(an_acquire_dropped_in_flight_gives_the_lock_back),
-	TEST(a_key_that_is_no_lock_is_a_conflict),
-	TEST(flags_that_differ_in_the_last_bit_are_a_conflict),
-	TEST(destroys_a_key_that_nobody_holds),
-	TEST(does_not_destroy_a_key_that_somebody_holds),
-	TEST(a_lock_with_an_external_session_leaves_it_alone),
-	TEST(a_session_of_its_own_goes_with_the_hold),
-	TEST(passing_trouble_is_ridden_out),
-	TEST(one_try_reports_passing_trouble),
-	TEST(one_try_reports_trouble_with_the_lock_itself),
-	TEST(a_try_that_was_never_sent_is_not_undone),
-	TEST(a_denial_is_final),
-	TEST(a_session_that_cannot_be_made_is_final),
-	TEST(a_session_that_has_gone_is_replaced),
-	TEST(a_lock_delay_is_waited_out),
-	TEST(a_lost_session_is_a_lost_lock),
-	TEST(a_monitored_key_that_is_stolen_is_a_lost_lock),
-	TEST(a_monitored_key_that_is_deleted_is_a_lost_lock),
-	TEST(an_audit_finds_a_key_that_was_stolen),
-	TEST(renewals_keep_a_lock_beyond_its_ttl),
-	TEST(a_lease_that_is_not_renewed_ends_in_time),
-	TEST(a_client_goes_on_after_a_lease_ended_with_a_renewal_in_flight),
-	TEST(one_try_at_a_silent_server_ends_with_the_request),
-	TEST(a_time_limit_holds_at_a_silent_server),
-	TEST(a_time_limit_holds_with_a_lock_in_flight),
-	TEST(cancel_works_at_a_silent_server),
-	TEST(a_time_limit_of_a_release_holds_at_a_silent_server),
-	TEST(a_release_goes_on_when_nobody_waits_for_it),
+	TEST(an_acquire_dropped_with_its_lock_gives_back_what_it_gets),
+	TEST(a_lock_dropped_while_it_acquires_gives_back_what_it_gets),
+	TEST(a_lock_whose_acquire_is_dropped_says_whether_it_holds),
+	TEST(a_canceled_acquire_says_whether_it_holds),
+	TEST(a_lock_that_is_let_go_while_it_acquires_is_not_held),
+	TEST(a_client_dropped_while_it_acquires_leaves_nothing),
+	TEST(an_op_is_small),
+	TEST(a_lock_that_is_held_is_small),
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+	TEST(many_locks_that_are_held_need_a_kilobyte_each),
+#endif
 	TEST(close_is_bounded_at_a_silent_server),
 	TEST(every_call_in_a_child_answers_forked),
 	TEST(a_child_may_drop_what_its_parent_holds),
 #ifndef __SANITIZE_THREAD__
 	TEST(a_child_has_a_client_of_its_own),
 #endif
+#ifndef __SANITIZE_THREAD__
+	TEST(a_child_with_its_parents_process_id_is_a_child),
+#endif
+	TEST(a_fork_of_a_fork_is_forked_too),
 	TEST(exit_with_an_open_client_releases),
 	TEST(returning_from_main_with_an_op_in_flight_ends_quietly),
+	TEST(an_unlock_that_stalls_at_exit_leaves_time_for_the_session),
 	TEST(exit_is_bounded_at_a_silent_server),
-	TEST(clients_in_two_threads_exclude_each_other),
-	TEST(two_threads_may_share_a_client),
+	TEST(exit_beside_threads_that_use_clients_ends_quietly),
+	TEST(clients_of_several_threads_exclude_each_other),
+	TEST(threads_that_share_a_client_exclude_each_other),
+	TEST(threads_that_share_a_lock_exclude_each_other),
+	TEST(threads_that_wait_for_one_op_all_hear_of_it),
+	TEST(a_client_may_be_closed_while_threads_use_it),
+	TEST(threads_that_share_a_client_get_their_own_answers),
 };
 
 int main(int argc, char **argv)

@@ -1,15 +1,18 @@
 /* test_consul.c: the requests that are made, to the byte, and what is read out of replies. Nothing
  * goes over a network: requests are looked at, replies are filled in by hand. */
-#include "alloc.h"
+#include "base/alloc.h"
+#include "base/json.h"
 #include "check.h"
-#include "consul.h"
+#include "consul/kv.h"
+#include "consul/session.h"
+#include "consul/txn.h"
 
 #define BASE "http://127.0.0.1:8500"
 #define SID "0cd5e2b1-9d5a-4f3e-8b7a-1c2d3e4f5a6b"
 #define FLAGS "\"Flags\":3304740253564472344"
 
-static const struct hf_client_opts plain = {.base = BASE, .timeout = 10000};
-static const struct hf_client_opts elsewhere = {
+static const struct hf_client_opts plain_opts = {.base = BASE, .timeout = 10000};
+static const struct hf_client_opts elsewhere_opts = {
 	.base = BASE "/consul",
 	.timeout = 7000,
 	.datacenter = "d c",
@@ -18,6 +21,7 @@ static const struct hf_client_opts elsewhere = {
 };
 #define ELSEWHERE "dc=d%20c&ns=n%26s&partition=p%2F1"
 
+static struct hf_consul plain, elsewhere;
 static struct hf_http http;
 static struct hf_error err;
 
@@ -30,6 +34,13 @@ static void forget(void)
 }
 
 /* ---- requests ----------------------------------------------------------------------------- */
+
+/* For the next request. */
+static struct hf_http *empty(void)
+{
+	hf_http_reset(&http);
+	return &http;
+}
 
 #define SENDS(method, url, body) sends(__LINE__, method, url, body)
 
@@ -50,10 +61,9 @@ static void creates_a_session_with_name_ttl_and_lock_delay(void)
 {
 	struct hf_session_opts opts = session_opts();
 
-	hf_consul_create(&http, &plain, &opts);
+	hf_session_create(empty(), &plain, &opts);
 	SENDS("PUT", BASE "/v1/session/create",
 	      "{\"TTL\":\"15000ms\",\"LockDelay\":\"15000ms\",\"Name\":\"n\"}");
-	CHECK_INT(http.lane, HF_COMMAND);
 	CHECK_INT(http.timeout, 10000);
 }
 
@@ -62,7 +72,7 @@ static void sends_a_lock_delay_of_zero(void)
 	struct hf_session_opts opts = session_opts();
 
 	opts.lock_delay = 0;
-	hf_consul_create(&http, &plain, &opts);
+	hf_session_create(empty(), &plain, &opts);
 	CHECK_HAS(hf_buf_text(&http.body), "\"LockDelay\":\"0ms\"");
 }
 
@@ -75,7 +85,7 @@ static void creates_a_session_with_every_option(void)
 	opts.node = "node-1";
 	opts.checks = (struct hf_list){checks, 2};
 	opts.service_checks = (struct hf_list){services, 2};
-	hf_consul_create(&http, &elsewhere, &opts);
+	hf_session_create(empty(), &elsewhere, &opts);
 	SENDS("PUT", BASE "/consul/v1/session/create?" ELSEWHERE,
 	      "{\"TTL\":\"15000ms\",\"LockDelay\":\"15000ms\",\"Name\":\"n\","
 	      "\"Behavior\":\"delete\",\"Node\":\"node-1\","
@@ -89,117 +99,169 @@ static void sends_empty_lists_of_checks_but_not_absent_ones(void)
 	const char *none[1] = {NULL};
 
 	opts.checks = opts.service_checks = (struct hf_list){none, 0};
-	hf_consul_create(&http, &plain, &opts);
+	hf_session_create(empty(), &plain, &opts);
 	SENDS("PUT", BASE "/v1/session/create",
 	      "{\"TTL\":\"15000ms\",\"LockDelay\":\"15000ms\",\"Name\":\"n\","
 	      "\"NodeChecks\":[],\"ServiceChecks\":[]}");
 }
 
-static void renews_in_a_lane_of_its_own(void)
+static void renews_a_session(void)
 {
-	hf_consul_renew(&http, &elsewhere, SID);
+	hf_session_renew(empty(), &elsewhere, SID);
 	SENDS("PUT", BASE "/consul/v1/session/renew/" SID "?" ELSEWHERE, NULL);
-	CHECK_INT(http.lane, HF_RENEW);
 	CHECK_INT(http.timeout, 7000);
 }
 
 static void destroys_a_session(void)
 {
-	hf_consul_destroy(&http, &plain, SID);
+	hf_session_destroy(empty(), &plain, SID);
 	SENDS("PUT", BASE "/v1/session/destroy/" SID, NULL);
-	CHECK_INT(http.lane, HF_COMMAND);
 }
 
 static void escapes_a_session_id_that_somebody_made_up(void)
 {
-	hf_consul_renew(&http, &plain, "../kv/a?b");
+	hf_session_renew(empty(), &plain, "../kv/a?b");
 	SENDS("PUT", BASE "/v1/session/renew/..%2Fkv%2Fa%3Fb", NULL);
 }
 
 static void reads_a_session_from_the_leader(void)
 {
-	hf_consul_info(&http, &plain, SID, 0);
+	hf_session_look(empty(), &plain, SID, 0);
 	SENDS("GET", BASE "/v1/session/info/" SID "?consistent", NULL);
-	CHECK_INT(http.lane, HF_COMMAND);
-	hf_consul_info(&http, &elsewhere, SID, 0);
+	hf_session_look(empty(), &elsewhere, SID, 0);
 	SENDS("GET", BASE "/consul/v1/session/info/" SID "?" ELSEWHERE "&consistent", NULL);
 }
 
 static void polls_a_session_with_an_index(void)
 {
-	hf_consul_info(&http, &plain, SID, 42);
-	SENDS("GET", BASE "/v1/session/info/" SID "?consistent&index=42&wait=30000ms", NULL);
-	CHECK_INT(http.lane, HF_POLL);
+	hf_session_look(empty(), &plain, SID, 42);
+	SENDS("GET", BASE "/v1/session/info/" SID "?consistent&index=42&wait=10000ms", NULL);
 }
 
 static void a_poll_outlasts_what_the_server_may_wait(void)
 {
-	hf_consul_get(&http, &plain, "k", 1, false);
+	hf_kv_get(empty(), &plain, "k", 1, false);
 	CHECK(http.timeout > HF_POLL_WAIT + HF_POLL_WAIT / 16);
 }
 
 static void reads_a_key(void)
 {
-	hf_consul_get(&http, &plain, "a/b", 0, false);
+	hf_kv_get(empty(), &plain, "a/b", 0, false);
 	SENDS("GET", BASE "/v1/kv/a/b", NULL);
-	CHECK_INT(http.lane, HF_COMMAND);
-	hf_consul_get(&http, &plain, "a/b", 0, true);
+	hf_kv_get(empty(), &plain, "a/b", 0, true);
 	SENDS("GET", BASE "/v1/kv/a/b?consistent", NULL);
-	hf_consul_get(&http, &elsewhere, "a/b", 0, true);
+	hf_kv_get(empty(), &elsewhere, "a/b", 0, true);
 	SENDS("GET", BASE "/consul/v1/kv/a/b?" ELSEWHERE "&consistent", NULL);
 }
 
 static void polls_a_key_with_an_index_of_64_bits(void)
 {
-	hf_consul_get(&http, &plain, "k", UINT64_MAX, false);
-	SENDS("GET", BASE "/v1/kv/k?index=18446744073709551615&wait=30000ms", NULL);
-	CHECK_INT(http.lane, HF_POLL);
-	hf_consul_get(&http, &elsewhere, "k", 7, true);
-	SENDS("GET", BASE "/consul/v1/kv/k?" ELSEWHERE "&consistent&index=7&wait=30000ms", NULL);
+	hf_kv_get(empty(), &plain, "k", UINT64_MAX, false);
+	SENDS("GET", BASE "/v1/kv/k?index=18446744073709551615&wait=10000ms", NULL);
+	hf_kv_get(empty(), &elsewhere, "k", 7, true);
+	SENDS("GET", BASE "/consul/v1/kv/k?" ELSEWHERE "&consistent&index=7&wait=10000ms", NULL);
 }
 
 static void a_read_after_a_poll_is_no_poll(void)
 {
-	hf_consul_get(&http, &plain, "k", 7, false);
-	hf_consul_get(&http, &plain, "k", 0, false);
-	CHECK_INT(http.lane, HF_COMMAND);
+	hf_kv_get(empty(), &plain, "k", 7, false);
+	hf_kv_get(empty(), &plain, "k", 0, false);
 	CHECK_INT(http.timeout, 10000);
 }
 
 static void escapes_keys_in_urls(void)
 {
-	hf_consul_get(&http, &plain, "a b/100%/what?/#1+2&3=4/\xc3\xa4/", 0, false);
+	hf_kv_get(empty(), &plain, "a b/100%/what?/#1+2&3=4/\xc3\xa4/", 0, false);
 	SENDS("GET", BASE "/v1/kv/a%20b/100%25/what%3F/%231%2B2%263%3D4/%C3%A4/", NULL);
 }
 
 static void deletes_a_key_unless_it_has_changed(void)
 {
-	hf_consul_delete(&http, &plain, "a b?", 99);
+	hf_kv_delete(empty(), &plain, "a b?", 99);
 	SENDS("DELETE", BASE "/v1/kv/a%20b%3F?cas=99", NULL);
-	hf_consul_delete(&http, &elsewhere, "k", UINT64_MAX);
+	hf_kv_delete(empty(), &elsewhere, "k", UINT64_MAX);
 	SENDS("DELETE", BASE "/consul/v1/kv/k?" ELSEWHERE "&cas=18446744073709551615", NULL);
 }
 
-static void locks_in_a_transaction(void)
+static void txn(const struct hf_consul *consul, const struct hf_txn_op *ops, size_t count)
 {
-	hf_consul_lock(&http, &plain, "lock", "a/b", SID, "foob", 4);
-	SENDS("PUT", BASE "/v1/txn",
-	      "[{\"KV\":{\"Verb\":\"lock\",\"Key\":\"a/b\",\"Session\":\"" SID "\"," FLAGS
-	      ",\"Value\":\"Zm9vYg==\"}}]");
-	CHECK_INT(http.lane, HF_COMMAND);
+	hf_txn_begin(empty(), consul, false);
+	for (size_t i = 0; i < count; i++)
+		hf_txn_add(&http, &ops[i]);
+	hf_txn_end(&http);
 }
 
-static void unlocks_in_a_transaction(void)
+static void locks_what_has_not_changed(void)
 {
-	hf_consul_lock(&http, &elsewhere, "unlock", "k", SID, "", 0);
+	const struct hf_txn_op ops[] = {
+		{.verb = HF_CHECK_INDEX, .key = "a/b", .session = SID, .index = 23},
+		{.verb = HF_LOCK,
+		 .key = "a/b",
+		 .session = SID,
+		 .index = 23,
+		 .value = "foob",
+		 .value_len = 4},
+	};
+
+	txn(&plain, ops, 2);
+	SENDS("PUT", BASE "/v1/txn",
+	      "[{\"KV\":{\"Verb\":\"check-index\",\"Key\":\"a/b\",\"Index\":23}},"
+	      "{\"KV\":{\"Verb\":\"lock\",\"Key\":\"a/b\",\"Session\":\"" SID "\"," FLAGS
+	      ",\"Value\":\"Zm9vYg==\"}}]");
+}
+
+static void locks_what_is_not_there(void)
+{
+	const struct hf_txn_op ops[] = {
+		{.verb = HF_CHECK_NOT_EXISTS, .key = "k", .session = SID, .index = 5},
+		{.verb = HF_LOCK, .key = "k", .session = SID},
+	};
+
+	txn(&plain, ops, 2);
+	SENDS("PUT", BASE "/v1/txn",
+	      "[{\"KV\":{\"Verb\":\"check-not-exists\",\"Key\":\"k\"}},"
+	      "{\"KV\":{\"Verb\":\"lock\",\"Key\":\"k\",\"Session\":\"" SID "\"," FLAGS
+	      ",\"Value\":\"\"}}]");
+}
+
+static void unlocks_what_has_not_changed(void)
+{
+	const struct hf_txn_op ops[] = {
+		{.verb = HF_CHECK_INDEX, .key = "k", .index = UINT64_MAX},
+		{.verb = HF_UNLOCK, .key = "k", .session = SID, .value = "v", .value_len = 1},
+	};
+
+	txn(&elsewhere, ops, 2);
 	SENDS("PUT", BASE "/consul/v1/txn?" ELSEWHERE,
-	      "[{\"KV\":{\"Verb\":\"unlock\",\"Key\":\"k\",\"Session\":\"" SID "\"," FLAGS
+	      "[{\"KV\":{\"Verb\":\"check-index\",\"Key\":\"k\","
+	      "\"Index\":18446744073709551615}},"
+	      "{\"KV\":{\"Verb\":\"unlock\",\"Key\":\"k\",\"Session\":\"" SID "\"," FLAGS
+	      ",\"Value\":\"dg==\"}}]");
+}
+
+static void makes_sure_by_locking_and_unlocking(void)
+{
+	const struct hf_txn_op ops[] = {
+		{.verb = HF_CHECK_NOT_EXISTS, .key = "k"},
+		{.verb = HF_LOCK, .key = "k", .session = SID},
+		{.verb = HF_UNLOCK, .key = "k", .session = SID},
+	};
+
+	txn(&plain, ops, 3);
+	SENDS("PUT", BASE "/v1/txn",
+	      "[{\"KV\":{\"Verb\":\"check-not-exists\",\"Key\":\"k\"}},"
+	      "{\"KV\":{\"Verb\":\"lock\",\"Key\":\"k\",\"Session\":\"" SID "\"," FLAGS
+	      ",\"Value\":\"\"}},"
+	      "{\"KV\":{\"Verb\":\"unlock\",\"Key\":\"k\",\"Session\":\"" SID "\"," FLAGS
 	      ",\"Value\":\"\"}}]");
 }
 
 static void escapes_keys_in_bodies(void)
 {
-	hf_consul_lock(&http, &plain, "lock", "a \"b\"\\%?#\n\xc3\xa4", SID, NULL, 0);
+	const struct hf_txn_op op = {
+		.verb = HF_LOCK, .key = "a \"b\"\\%?#\n\xc3\xa4", .session = SID};
+
+	txn(&plain, &op, 1);
 	SENDS("PUT", BASE "/v1/txn",
 	      "[{\"KV\":{\"Verb\":\"lock\",\"Key\":\"a \\\"b\\\"\\\\%?#\\u000a\xc3\xa4\","
 	      "\"Session\":\"" SID "\"," FLAGS ",\"Value\":\"\"}}]");
@@ -207,22 +269,40 @@ static void escapes_keys_in_bodies(void)
 
 static void locks_with_a_value_of_any_bytes(void)
 {
-	hf_consul_lock(&http, &plain, "lock", "k", SID, "\0\xff\0", 3);
+	const struct hf_txn_op op = {
+		.verb = HF_LOCK, .key = "k", .session = SID, .value = "\0\xff\0", .value_len = 3};
+
+	txn(&plain, &op, 1);
 	CHECK_HAS(hf_buf_text(&http.body), "\"Value\":\"AP8A\"");
 }
 
-static void audits_several_keys_in_one_transaction(void)
+static void checks_several_keys_in_one_transaction(void)
 {
-	hf_consul_audit_begin(&http, &plain);
-	hf_consul_audit_check(&http, "a", SID);
-	hf_consul_audit_check(&http, "b", SID);
-	hf_consul_audit_end(&http);
+	hf_txn_begin(empty(), &plain, true);
+	hf_txn_add(&http,
+		   &(struct hf_txn_op){.verb = HF_CHECK_SESSION, .key = "a", .session = SID});
+	hf_txn_add(&http,
+		   &(struct hf_txn_op){.verb = HF_CHECK_SESSION, .key = "b", .session = SID});
+	hf_txn_end(&http);
 	SENDS("PUT", BASE "/v1/txn?consistent",
 	      "[{\"KV\":{\"Verb\":\"check-session\",\"Key\":\"a\",\"Session\":\"" SID "\"}},"
 	      "{\"KV\":{\"Verb\":\"check-session\",\"Key\":\"b\",\"Session\":\"" SID "\"}}]");
-	hf_consul_audit_begin(&http, &elsewhere);
-	hf_consul_audit_end(&http);
+	hf_txn_begin(empty(), &elsewhere, true);
+	hf_txn_end(&http);
 	SENDS("PUT", BASE "/consul/v1/txn?" ELSEWHERE "&consistent", "[]");
+}
+
+static void reads_several_keys_in_one_transaction(void)
+{
+	const struct hf_txn_op ops[] = {
+		{.verb = HF_GET, .key = "a", .session = SID, .index = 7},
+		{.verb = HF_GET, .key = "b \"c\""},
+	};
+
+	txn(&plain, ops, 2);
+	SENDS("PUT", BASE "/v1/txn",
+	      "[{\"KV\":{\"Verb\":\"get\",\"Key\":\"a\"}},"
+	      "{\"KV\":{\"Verb\":\"get\",\"Key\":\"b \\\"c\\\"\"}}]");
 }
 
 static void a_key_of_any_length_is_sent_whole(void)
@@ -231,20 +311,20 @@ static void a_key_of_any_length_is_sent_whole(void)
 
 	memset(key, '/', sizeof key - 1);
 	snprintf(want, sizeof want, BASE "/v1/kv/%s", key);
-	hf_consul_get(&http, &plain, key, 0, false);
+	hf_kv_get(empty(), &plain, key, 0, false);
 	SENDS("GET", want, NULL);
 }
 
 static void a_request_forgets_the_reply_before(void)
 {
 	http.status = 409;
-	http.index = 5;
 	http.error = HF_CONNECT;
 	http.fresh = http.truncated = http.maybe_sent = true;
 	hf_buf_puts(&http.reply, "old");
-	hf_consul_get(&http, &plain, "k", 0, false);
+	hf_buf_puts(&http.reply_headers, "X-Consul-Index: 5\r\n");
+	hf_kv_get(empty(), &plain, "k", 0, false);
 	CHECK_INT(http.status, 0);
-	CHECK_INT(http.index, 0);
+	CHECK_U64(hf_call_index(&http), 0);
 	CHECK_INT(http.error, HF_OK);
 	CHECK(!http.fresh && !http.truncated && !http.maybe_sent);
 	CHECK_STR(hf_buf_text(&http.reply), "");
@@ -257,12 +337,36 @@ static void shows_in_its_buffers_that_memory_is_out(void)
 	for (long n = 1; n <= 2; n++) {
 		forget();
 		hf_alloc_fail(n, 0);
-		hf_consul_create(&http, &plain, &opts);
+		hf_session_create(empty(), &plain, &opts);
 		CHECK(http.url.failed || http.body.failed);
 	}
 	forget();
-	hf_consul_create(&http, &plain, &opts);
+	hf_session_create(empty(), &plain, &opts);
 	CHECK(!http.url.failed && !http.body.failed);
+}
+
+static bool has_header(const struct hf_consul *consul, const char *line)
+{
+	const struct curl_slist *at = consul->peer.headers;
+
+	while (at && strcmp(at->data, line))
+		at = at->next;
+	return at != NULL;
+}
+
+static void the_token_is_a_header_of_every_request(void)
+{
+	struct hf_client_opts opts = {.base = BASE, .token = "secret", .connect_to = "::a:1"};
+	struct hf_consul consul;
+
+	REQUIRE(hf_consul_init(&consul, &opts));
+	CHECK(has_header(&consul, "X-Consul-Token: secret"));
+	CHECK(!has_header(&plain, "X-Consul-Token: secret"));
+	CHECK_STR(consul.peer.connect_to->data, "::a:1");
+	hf_kv_get(empty(), &consul, "k", 0, false);
+	CHECK(http.peer == &consul.peer);
+	hf_consul_free(&consul);
+	CHECK(!consul.peer.headers && !consul.peer.connect_to);
 }
 
 /* ---- replies ------------------------------------------------------------------------------ */
@@ -272,7 +376,10 @@ static void reply_bytes(long status, uint64_t index, const char *body, size_t le
 	hf_http_reset(&http);
 	err = (struct hf_error){0};
 	http.status = status;
-	http.index = index;
+	hf_buf_puts(&http.reply_headers, "Vary: Accept-Encoding\r\n");
+	if (index)
+		hf_buf_printf(&http.reply_headers, "X-Consul-Index: %" PRIu64 "\r\n", index);
+	hf_buf_puts(&http.reply_headers, "\r\n");
 	hf_buf_add(&http.reply, body, len);
 }
 
@@ -300,53 +407,62 @@ static void says(int line, enum hf_verdict verdict, enum hf_verdict want, enum h
 	check_that(err.message[0] != '\0', __FILE__, line, "there is a message");
 }
 
-/* What is the same for every reader; this one adds the least of its own. */
-static enum hf_verdict read_any(void)
-{
-	return hf_consul_read_delete(&http, &plain, &err);
-}
-
 static enum hf_verdict read_session(void)
 {
-	char id[64];
-	int64_t ttl;
+	struct hf_session_info info;
 
-	return hf_consul_read_session(&http, &plain, id, &ttl, &err);
+	return hf_session_read(&http, &plain, &info, &err);
 }
 
-static enum hf_verdict read_info(void)
+static enum hf_verdict read_look(void)
 {
-	return hf_consul_read_info(&http, &plain, &err);
+	struct hf_session_info info;
+
+	return hf_session_read_look(&http, &plain, &info, &err);
+}
+
+static enum hf_verdict read_destroy(void)
+{
+	return hf_session_read_destroy(&http, &plain, &err);
 }
 
 static enum hf_verdict read_key(void)
 {
 	struct hf_kv kv;
 
-	return hf_consul_read_key(&http, &plain, &kv, &err);
+	return hf_kv_read(&http, &plain, &kv, &err);
 }
 
 static enum hf_verdict read_delete(void)
 {
-	return hf_consul_read_delete(&http, &plain, &err);
+	return hf_kv_read_delete(&http, &plain, &err);
 }
 
-static enum hf_verdict read_lock(void)
+static enum hf_verdict read_write(void)
 {
-	uint64_t token;
+	uint64_t index;
 
-	return hf_consul_read_lock(&http, &plain, &token, &err);
+	return hf_txn_read_write(&http, &plain, &index, &err);
 }
 
-static enum hf_verdict read_audit(void)
+static enum hf_verdict read_checks(void)
 {
 	enum hf_verdict verdicts[4];
 
-	return hf_consul_read_audit(&http, &plain, 4, verdicts, &err);
+	return hf_txn_read_checks(&http, &plain, 4, verdicts, &err);
+}
+
+static enum hf_verdict read_gets(void)
+{
+	enum hf_verdict verdicts[4];
+	struct hf_kv kvs[4];
+
+	return hf_txn_read_gets(&http, &plain, 4, kvs, verdicts, &err);
 }
 
 static enum hf_verdict (*const readers[])(void) = {
-	read_any, read_session, read_info, read_key, read_delete, read_lock, read_audit,
+	read_session, read_look,  read_destroy, read_key,
+	read_delete,  read_write, read_checks,	read_gets,
 };
 
 static void every_reader(long status, const char *body, enum hf_verdict want, enum hf_err code)
@@ -419,10 +535,73 @@ static void limits_and_elections_are_passing(void)
 	every_reader(504, "", HF_V_AGAIN, HF_HTTP);
 }
 
+static void knows_what_was_certainly_not_carried_out(void)
+{
+	reply(429, "Your IP is issuing too many concurrent connections");
+	CHECK(hf_call_unheard(&http));
+	reply(503, "rate limit exceeded for operation that can only be performed by the leader, "
+		   "try again later");
+	CHECK(hf_call_unheard(&http));
+	reply(503, "<html>try again later</html>");
+	CHECK(!hf_call_unheard(&http));
+	reply(500, "rpc error making call: No cluster leader");
+	CHECK(!hf_call_unheard(&http));
+	reply(200, "{}");
+	CHECK(!hf_call_unheard(&http));
+	reply(409, "{}");
+	CHECK(!hf_call_unheard(&http));
+	trouble(HF_CONNECT);
+	CHECK(hf_call_unheard(&http));
+	trouble(HF_TIMEOUT);
+	http.maybe_sent = true;
+	CHECK(!hf_call_unheard(&http));
+}
+
+static void a_name_in_quotes_is_not_the_servers_word(void)
+{
+	CHECK(hf_call_says("failed: Permission denied", "Permission denied"));
+	CHECK(!hf_call_says("failed: \"Permission denied\"", "Permission denied"));
+	CHECK(hf_call_says("\"a\" Permission denied \"b\"", "Permission denied"));
+	CHECK(!hf_call_says("key \"a\\\" Permission denied\" is bad", "Permission denied"));
+	CHECK(hf_call_says("key \"a\\\\\" Permission denied", "Permission denied"));
+	CHECK(!hf_call_says("\"never closed Permission denied", "Permission denied"));
+	CHECK(!hf_call_says("", "x") && !hf_call_says(NULL, "x"));
+	CHECK(hf_call_says("anything", ""));
+}
+
+static void a_long_name_in_quotes_does_not_hide_what_comes_after_it(void)
+{
+	static char words[6000];
+
+	memset(words, 'x', 5000);
+	words[0] = words[4999] = '"';
+	snprintf(words + 5000, sizeof words - 5000, " Permission denied");
+	CHECK(hf_call_says(words, "Permission denied"));
+}
+
+static void reads_the_index_of_a_reply(void)
+{
+	reply_bytes(200, UINT64_MAX, "", 0);
+	CHECK_U64(hf_call_index(&http), UINT64_MAX);
+	reply(200, "");
+	CHECK_U64(hf_call_index(&http), 0);
+	hf_buf_puts(&http.reply_headers, "x-consul-index:7\r\n");
+	CHECK_U64(hf_call_index(&http), 7);
+	reply(200, "");
+	hf_buf_puts(&http.reply_headers, "X-Consul-Index: -7\r\n");
+	CHECK_U64(hf_call_index(&http), 0);
+	reply(200, "");
+	hf_buf_puts(&http.reply_headers, "X-Consul-Indexes: 7\r\n");
+	CHECK_U64(hf_call_index(&http), 0);
+	reply_bytes(200, 9, "", 0);
+	http.error = HF_TIMEOUT;
+	CHECK_U64(hf_call_index(&http), 0);
+}
+
 static void a_message_quotes_the_first_line_of_a_body(void)
 {
 	reply(500, "No\x1b[31m leader\nsecond line");
-	SAYS(read_any(), HF_V_AGAIN, HF_HTTP);
+	SAYS(read_delete(), HF_V_AGAIN, HF_HTTP);
 	CHECK_STR(err.message, BASE ": HTTP status 500: No?[31m leader");
 }
 
@@ -432,7 +611,7 @@ static void a_message_about_a_long_body_is_cut(void)
 
 	memset(body, 'x', sizeof body - 1);
 	reply(500, body);
-	SAYS(read_any(), HF_V_AGAIN, HF_HTTP);
+	SAYS(read_delete(), HF_V_AGAIN, HF_HTTP);
 	CHECK(strlen(err.message) < sizeof err.message - 1);
 	CHECK_HAS(err.message, "xxxx");
 }
@@ -441,25 +620,44 @@ static void a_message_about_a_long_body_is_cut(void)
 
 static void reads_the_id_of_a_new_session(void)
 {
-	char id[64];
-	int64_t ttl = -1;
+	struct hf_session_info info;
 
 	reply(200, "{\"ID\":\"" SID "\"}\n");
-	SAYS(hf_consul_read_session(&http, &plain, id, &ttl, &err), HF_V_OK, HF_OK);
-	CHECK_STR(id, SID);
-	CHECK_INT(ttl, 0);
+	SAYS(hf_session_read(&http, &plain, &info, &err), HF_V_OK, HF_OK);
+	CHECK(info.exists);
+	CHECK_STR(info.id, SID);
+	CHECK_INT(info.ttl, 0);
+	CHECK_INT(info.lock_delay, 0);
 }
 
 static int64_t ttl_of(const char *text)
 {
-	char id[64], body[200];
-	int64_t ttl = -1;
+	struct hf_session_info info;
+	char body[200];
 
 	snprintf(body, sizeof body, "[{\"ID\":\"" SID "\",\"TTL\":\"%s\"}]", text);
 	reply(200, body);
-	SAYS(hf_consul_read_session(&http, &plain, id, &ttl, &err), HF_V_OK, HF_OK);
-	CHECK_STR(id, SID);
-	return ttl;
+	SAYS(hf_session_read(&http, &plain, &info, &err), HF_V_OK, HF_OK);
+	CHECK_STR(info.id, SID);
+	return info.ttl;
+}
+
+/* In nanoseconds, as a number. */
+static void reads_the_lock_delay_of_a_session(void)
+{
+	struct hf_session_info info;
+
+	reply(200, "[{\"ID\":\"" SID "\",\"Node\":\"n\",\"LockDelay\":15000000000,"
+		   "\"Behavior\":\"release\",\"TTL\":\"15s\",\"NodeChecks\":[\"serfHealth\"]}]");
+	SAYS(hf_session_read_look(&http, &plain, &info, &err), HF_V_OK, HF_OK);
+	CHECK_INT(info.lock_delay, 15000);
+	CHECK_INT(info.ttl, 15000);
+	SAYS(hf_session_read(&http, &plain, &info, &err), HF_V_OK, HF_OK);
+	CHECK_INT(info.lock_delay, 15000);
+	reply(200, "[{\"ID\":\"" SID "\",\"LockDelay\":0,\"TTL\":\"\"}]");
+	SAYS(hf_session_read_look(&http, &plain, &info, &err), HF_V_OK, HF_OK);
+	CHECK_INT(info.lock_delay, 0);
+	CHECK_INT(info.ttl, 0);
 }
 
 static void reads_the_ttl_that_the_server_chose(void)
@@ -488,7 +686,18 @@ static void a_renewal_of_an_unknown_session_is_absent(void)
 {
 	reply(404, "Session id '" SID "' not found");
 	SAYS(read_session(), HF_V_ABSENT, HF_HTTP);
-	SAYS(read_any(), HF_V_ABSENT, HF_HTTP);
+}
+
+static void a_404_of_a_gateway_says_nothing_of_a_session(void)
+{
+	static const char *const bodies[] = {"", "404 page not found", "not found",
+					     "<html>Not Found</html>",
+					     "\"Session id 'x' not found\""};
+
+	for (size_t i = 0; i < CHECK_COUNT(bodies); i++) {
+		reply(404, bodies[i]);
+		SAYS(read_session(), HF_V_AGAIN, HF_HTTP);
+	}
 }
 
 static void a_session_that_makes_no_sense_is_passing_trouble(void)
@@ -516,8 +725,8 @@ static void a_session_that_makes_no_sense_is_passing_trouble(void)
 
 static void a_session_id_fits_or_is_not_taken(void)
 {
-	char body[200], id[64], want[65];
-	int64_t ttl;
+	char body[200], want[65];
+	struct hf_session_info info;
 
 	memset(want, 'x', sizeof want - 1);
 	want[64] = '\0';
@@ -527,8 +736,22 @@ static void a_session_id_fits_or_is_not_taken(void)
 	want[63] = '\0';
 	snprintf(body, sizeof body, "{\"ID\":\"%s\"}", want);
 	reply(200, body);
-	SAYS(hf_consul_read_session(&http, &plain, id, &ttl, &err), HF_V_OK, HF_OK);
-	CHECK_STR(id, want);
+	SAYS(hf_session_read(&http, &plain, &info, &err), HF_V_OK, HF_OK);
+	CHECK_STR(info.id, want);
+}
+
+static void session_answers(const char *const *texts, size_t count, enum hf_verdict want)
+{
+	char text[200];
+
+	for (size_t i = 0; i < count; i++) {
+		reply(500, texts[i]);
+		SAYS(read_session(), want, HF_SESSION);
+		CHECK_HAS(err.message, texts[i]);
+		snprintf(text, sizeof text, "rpc error making call: %s", texts[i]);
+		reply(500, text);
+		SAYS(read_session(), want, HF_SESSION);
+	}
 }
 
 static void sessions_that_cannot_be_made_are_refused_for_good(void)
@@ -536,18 +759,24 @@ static void sessions_that_cannot_be_made_are_refused_for_good(void)
 	static const char *const texts[] = {
 		"Invalid Session TTL '5000000000', must be between [10s=24h0m0s]",
 		"Session TTL 'abc' invalid: time: invalid duration abc",
+		"apply failed: Invalid Behavior setting 'x'",
+		"No path to datacenter",
+		"cross datacenter lock must be created at server agent",
+	};
+
+	session_answers(texts, CHECK_COUNT(texts), HF_V_FINAL);
+}
+
+/* A check may recover, a node may register. */
+static void what_stands_in_a_sessions_way_may_pass(void)
+{
+	static const char *const texts[] = {
 		"Missing check 'x' registration",
 		"Missing node registration",
 		"Check 'serfHealth' is in critical state",
-		"apply failed: Invalid Behavior setting 'x'",
-		"No path to datacenter",
 	};
 
-	for (size_t i = 0; i < CHECK_COUNT(texts); i++) {
-		reply(500, texts[i]);
-		SAYS(read_session(), HF_V_FINAL, HF_SESSION);
-		CHECK_HAS(err.message, texts[i]);
-	}
+	session_answers(texts, CHECK_COUNT(texts), HF_V_AGAIN);
 }
 
 static void a_malformed_id_in_a_renewal_is_passing(void)
@@ -556,28 +785,43 @@ static void a_malformed_id_in_a_renewal_is_passing(void)
 	SAYS(read_session(), HF_V_AGAIN, HF_HTTP);
 }
 
-static void info_tells_a_session_from_none(void)
+static void a_look_tells_a_session_from_none(void)
 {
+	struct hf_session_info info = {.exists = false};
+
 	reply(200, "[{\"ID\":\"" SID "\"}]");
-	SAYS(read_info(), HF_V_OK, HF_OK);
+	SAYS(hf_session_read_look(&http, &plain, &info, &err), HF_V_OK, HF_OK);
+	CHECK(info.exists);
 	reply(200, "[]");
-	CHECK_INT(read_info(), HF_V_ABSENT);
+	SAYS(hf_session_read_look(&http, &plain, &info, &err), HF_V_OK, HF_OK);
+	CHECK(!info.exists);
 }
 
-static void info_that_makes_no_sense_is_passing_trouble(void)
+static void a_look_that_makes_no_sense_is_passing_trouble(void)
 {
-	static const char *const bodies[] = {"", "{}", "null", "[", "[{\"ID\":", "oops", "true"};
+	static const char *const bodies[] = {
+		"", "{}", "null", "[", "[{\"ID\":", "oops", "true", "[{}]", "[{\"ID\":7}]"};
 
 	for (size_t i = 0; i < CHECK_COUNT(bodies); i++) {
 		reply(200, bodies[i]);
-		SAYS(read_info(), HF_V_AGAIN, HF_PROTOCOL);
+		SAYS(read_look(), HF_V_AGAIN, HF_PROTOCOL);
 	}
 }
 
-static void info_answered_404_is_no_word_of_the_session(void)
+static void a_look_answered_404_is_no_word_of_the_session(void)
 {
 	reply(404, "page not found");
-	SAYS(read_info(), HF_V_FINAL, HF_HTTP);
+	SAYS(read_look(), HF_V_FINAL, HF_HTTP);
+}
+
+static void reads_whether_a_session_was_destroyed(void)
+{
+	reply(200, "true\n");
+	SAYS(read_destroy(), HF_V_OK, HF_OK);
+	reply(200, "false\n");
+	SAYS(read_destroy(), HF_V_AGAIN, HF_PROTOCOL);
+	reply(200, "<html>hello</html>");
+	SAYS(read_destroy(), HF_V_AGAIN, HF_PROTOCOL);
 }
 
 /* ---- keys ---- */
@@ -589,7 +833,7 @@ static void info_answered_404_is_no_word_of_the_session(void)
 static enum hf_verdict key_is(const char *body, struct hf_kv *kv)
 {
 	reply_bytes(200, 77, body, strlen(body));
-	return hf_consul_read_key(&http, &plain, kv, &err);
+	return hf_kv_read(&http, &plain, kv, &err);
 }
 
 static void reads_a_key_that_is_held(void)
@@ -600,7 +844,8 @@ static void reads_a_key_that_is_held(void)
 	     HF_OK);
 	CHECK(kv.exists);
 	CHECK_U64(kv.flags, HF_LOCK_FLAGS);
-	CHECK_U64(kv.modify_index, 23);
+	CHECK_U64(kv.index, 23);
+	CHECK_U64(kv.at, 77);
 	CHECK_STR(kv.session, SID);
 }
 
@@ -611,7 +856,7 @@ static void reads_a_key_that_nobody_holds(void)
 	SAYS(key_is(KV("0", "9007199254740993", ""), &kv), HF_V_OK, HF_OK);
 	CHECK(kv.exists);
 	CHECK_U64(kv.flags, 0);
-	CHECK_U64(kv.modify_index, UINT64_C(9007199254740993));
+	CHECK_U64(kv.index, UINT64_C(9007199254740993));
 	CHECK_STR(kv.session, "");
 }
 
@@ -628,18 +873,20 @@ static void tells_flags_that_differ_in_the_last_bit_only(void)
 
 static void an_absent_key_is_known_by_the_index_of_its_404(void)
 {
-	struct hf_kv kv = {.exists = true};
+	struct hf_kv kv = {.exists = true, .index = 5, .session = "x"};
 
 	reply_bytes(404, 7, "", 0);
-	SAYS(hf_consul_read_key(&http, &plain, &kv, &err), HF_V_OK, HF_OK);
+	SAYS(hf_kv_read(&http, &plain, &kv, &err), HF_V_OK, HF_OK);
 	CHECK(!kv.exists);
+	CHECK_U64(kv.index, 0);
+	CHECK_U64(kv.at, 7);
 	CHECK_STR(kv.session, "");
 }
 
 static void a_404_without_index_is_not_consuls(void)
 {
 	reply(404, "404 page not found");
-	SAYS(read_key(), HF_V_FINAL, HF_HTTP);
+	SAYS(read_key(), HF_V_AGAIN, HF_HTTP);
 }
 
 static void a_key_that_makes_no_sense_is_passing_trouble(void)
@@ -658,6 +905,7 @@ static void a_key_that_makes_no_sense_is_passing_trouble(void)
 		"[{\"Flags\":18446744073709551616,\"ModifyIndex\":1}]",
 		"[{\"Flags\":\"0\",\"ModifyIndex\":1}]",
 		"[{\"Flags\":0,\"ModifyIndex\":1.5}]",
+		"[{\"Flags\":0,\"ModifyIndex\":0}]",
 		"<html>",
 	};
 	struct hf_kv kv;
@@ -696,7 +944,7 @@ static void reads_whether_a_key_was_deleted(void)
 	reply(200, "true\n");
 	SAYS(read_delete(), HF_V_OK, HF_OK);
 	reply(200, "false\n");
-	SAYS(read_delete(), HF_V_NOT_OURS, HF_IN_USE);
+	SAYS(read_delete(), HF_V_MOVED, HF_IN_USE);
 	reply(200, "perhaps");
 	SAYS(read_delete(), HF_V_AGAIN, HF_PROTOCOL);
 	reply(200, "");
@@ -705,21 +953,38 @@ static void reads_whether_a_key_was_deleted(void)
 
 /* ---- locks ---- */
 
+#define RESULT(index) \
+	"{\"KV\":{\"LockIndex\":3,\"Key\":\"k\"," FLAGS ",\"Value\":null,\"Session\":\"" SID \
+	"\",\"CreateIndex\":5,\"ModifyIndex\":" index "}}"
+
+static void written(const char *body, uint64_t want)
+{
+	uint64_t index = 0;
+
+	reply(200, body);
+	SAYS(hf_txn_read_write(&http, &plain, &index, &err), HF_V_OK, HF_OK);
+	CHECK_U64(index, want);
+}
+
 static void the_token_is_the_index_of_the_write(void)
 {
-	uint64_t token = 0;
+	written("{\"Results\":[" RESULT("9007199254740993") "],\"Errors\":null,\"Index\":1}",
+		UINT64_C(9007199254740993));
+}
 
-	reply(200, "{\"Results\":[{\"KV\":{\"LockIndex\":3,\"Key\":\"k\"," FLAGS
-		   ",\"Value\":null,\"Session\":\"" SID
-		   "\",\"CreateIndex\":5,\"ModifyIndex\":9007199254740993}}],\"Errors\":null,"
-		   "\"Index\":1}");
-	SAYS(hf_consul_read_lock(&http, &plain, &token, &err), HF_V_OK, HF_OK);
-	CHECK_U64(token, UINT64_C(9007199254740993));
+/* A check may answer the key as it was. */
+static void the_last_result_of_a_write_counts(void)
+{
+	written("{\"Results\":[" RESULT("7") "," RESULT("9") "],\"Errors\":null}", 9);
+	written("{\"Results\":[" RESULT("7") "," RESULT("9") "," RESULT("12") "],\"Errors\":null}",
+		12);
+	reply(200, "{\"Results\":[" RESULT("7") ",{}],\"Errors\":null}");
+	SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
 }
 
 static void refused(const char *what)
 {
-	char body[600];
+	char body[800];
 
 	snprintf(body, sizeof body,
 		 "{\"Results\":null,\"Errors\":[{\"OpIndex\":0,\"What\":\"%s\"}],\"Index\":0}",
@@ -733,73 +998,120 @@ struct refusal {
 	enum hf_err code;
 };
 
-static void reads_refusals(const char *prefix)
+/* name: of the key, as it stands in JSON within Go's quotes. */
+static void reads_refusals(const char *prefix, const char *name)
 {
 	static const struct refusal table[] = {
-		{"failed to lock key \\\"k\\\", lock is already held", HF_V_HELD, HF_TIMEOUT},
-		{"failed to lock key \\\"k\\\" due to lock delay", HF_V_DELAY, HF_TIMEOUT},
+		{"failed to lock key \\\"%s\\\", lock is already held", HF_V_HELD, HF_TIMEOUT},
+		{"failed to lock key \\\"%s\\\" due to lock delay", HF_V_DELAY, HF_TIMEOUT},
 		{"invalid session \\\"" SID "\\\"", HF_V_NO_SESSION, HF_SESSION},
 		{"failed session lookup: index error: UUID must be 36 characters", HF_V_NO_SESSION,
 		 HF_SESSION},
 		{"missing session", HF_V_NO_SESSION, HF_SESSION},
-		{"failed to unlock key \\\"k\\\", lock isn't held, or is held by another session",
+		{"failed to unlock key \\\"%s\\\", lock isn't held, or is held by another session",
 		 HF_V_NOT_OURS, HF_LOST},
-		{"failed session check for key \\\"k\\\", current session \\\"x\\\" != \\\"y\\\"",
+		{"failed session check for key \\\"%s\\\", current session \\\"x\\\" != \\\"y\\\"",
 		 HF_V_NOT_OURS, HF_LOST},
-		{"failed to check session, key \\\"k\\\" doesn't exist", HF_V_ABSENT, HF_NOT_FOUND},
+		{"failed to check session, key \\\"%s\\\" doesn't exist", HF_V_ABSENT,
+		 HF_NOT_FOUND},
+		{"key \\\"%s\\\" doesn't exist", HF_V_ABSENT, HF_NOT_FOUND},
+		{"failed index check for key \\\"%s\\\", current modify index 16 != 1", HF_V_MOVED,
+		 HF_TIMEOUT},
+		{"failed to check index, key \\\"%s\\\" doesn't exist", HF_V_MOVED, HF_TIMEOUT},
+		{"key \\\"%s\\\" exists", HF_V_MOVED, HF_TIMEOUT},
 		{"Permission denied", HF_V_FINAL, HF_DENIED},
-		{"something new", HF_V_FINAL, HF_HTTP},
+		{"Permission denied: token with AccessorID 'x' lacks permission 'key:write' on "
+		 "\\\"%s\\\"",
+		 HF_V_FINAL, HF_DENIED},
+		{"something new about \\\"%s\\\"", HF_V_FINAL, HF_HTTP},
 	};
-	char what[400];
+	char what[600];
 
 	for (size_t i = 0; i < CHECK_COUNT(table); i++) {
-		snprintf(what, sizeof what, "%s%s", prefix, table[i].what);
+		const char *text = table[i].what, *hole = strstr(text, "%s");
+		int before = (int)(hole ? hole - text : (ptrdiff_t)strlen(text));
+
+		snprintf(what, sizeof what, "%s%.*s%s%s", prefix, before, text, hole ? name : "",
+			 hole ? hole + 2 : "");
 		refused(what);
-		says((int)i, read_lock(), table[i].verdict, table[i].code);
+		says((int)i, read_write(), table[i].verdict, table[i].code);
 	}
 }
 
 static void tells_the_refusals_of_a_lock_apart(void)
 {
-	reads_refusals("");
+	reads_refusals("", "k");
 }
 
 static void knows_refusals_with_a_prefix_of_newer_servers(void)
 {
-	reads_refusals("rpc error making call: raft apply failed: ");
-	reads_refusals("apply failed: ");
+	reads_refusals("rpc error making call: raft apply failed: ", "k");
+	reads_refusals("apply failed: ", "k");
+}
+
+/* As Go writes it, and JSON once more. */
+static void a_key_that_reads_like_a_refusal_is_no_refusal(void)
+{
+	static const char *const names[] = {
+		"p/invalid session",
+		"p/Permission denied",
+		"p/already held",
+		"p/due to lock delay",
+		"it doesn't exist",
+		"what exists",
+		"failed index check",
+		"failed session check",
+		"held by another session",
+		"a \\\\\\\" invalid session",
+		"a\\\\\\\\",
+		"\\\\\\\"",
+	};
+
+	for (size_t i = 0; i < CHECK_COUNT(names); i++) {
+		reads_refusals("", names[i]);
+		reads_refusals("rpc error making call: ", names[i]);
+	}
+}
+
+static void the_first_refusal_counts(void)
+{
+	reply(409,
+	      "{\"Results\":null,\"Errors\":[{\"OpIndex\":0,\"What\":\"key \\\"k\\\" exists\"},"
+	      "{\"OpIndex\":1,\"What\":\"failed to lock key \\\"k\\\", lock is already "
+	      "held\"}]}");
+	SAYS(read_write(), HF_V_MOVED, HF_TIMEOUT);
 }
 
 static void a_dead_session_is_known_from_a_500_too(void)
 {
 	reply(500, "rpc error making call: raft apply failed: invalid session \"" SID "\"");
-	SAYS(read_lock(), HF_V_NO_SESSION, HF_SESSION);
+	SAYS(read_write(), HF_V_NO_SESSION, HF_SESSION);
 }
 
 static void a_lock_answered_404_is_refused_for_good(void)
 {
 	reply(404, "404 page not found");
-	SAYS(read_lock(), HF_V_FINAL, HF_HTTP);
+	SAYS(read_write(), HF_V_FINAL, HF_HTTP);
 }
 
 static void a_refusal_without_reason_is_final(void)
 {
 	reply(409, "{\"Results\":null,\"Errors\":null}");
-	SAYS(read_lock(), HF_V_FINAL, HF_HTTP);
+	SAYS(read_write(), HF_V_FINAL, HF_HTTP);
 	reply(409, "{\"Errors\":[{\"OpIndex\":0}]}");
-	SAYS(read_lock(), HF_V_FINAL, HF_HTTP);
+	SAYS(read_write(), HF_V_FINAL, HF_HTTP);
 	reply(409, "{\"Errors\":[{\"OpIndex\":0,\"What\":5}]}");
-	SAYS(read_lock(), HF_V_FINAL, HF_HTTP);
+	SAYS(read_write(), HF_V_FINAL, HF_HTTP);
 }
 
 static void a_refusal_that_is_no_json_is_passing_trouble(void)
 {
 	reply(409, "<html>conflict</html>");
-	SAYS(read_lock(), HF_V_AGAIN, HF_PROTOCOL);
+	SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
 	reply(409, "");
-	SAYS(read_lock(), HF_V_AGAIN, HF_PROTOCOL);
+	SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
 	reply(409, "{\"Results\":null,\"Errors\":[{\"OpIndex\":0,\"What\":\"failed to lo");
-	SAYS(read_lock(), HF_V_AGAIN, HF_PROTOCOL);
+	SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
 }
 
 static void a_lock_that_makes_no_sense_is_passing_trouble(void)
@@ -822,7 +1134,7 @@ static void a_lock_that_makes_no_sense_is_passing_trouble(void)
 
 	for (size_t i = 0; i < CHECK_COUNT(bodies); i++) {
 		reply(200, bodies[i]);
-		SAYS(read_lock(), HF_V_AGAIN, HF_PROTOCOL);
+		SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
 	}
 }
 
@@ -835,7 +1147,7 @@ static void audit(const char *body, enum hf_verdict want)
 
 	memcpy(verdicts, fresh, sizeof fresh);
 	reply(409, body);
-	SAYS(hf_consul_read_audit(&http, &plain, 3, verdicts, &err), want, HF_PROTOCOL);
+	SAYS(hf_txn_read_checks(&http, &plain, 3, verdicts, &err), want, HF_PROTOCOL);
 }
 
 static void an_audit_that_finds_nothing_is_good_for_all(void)
@@ -843,7 +1155,7 @@ static void an_audit_that_finds_nothing_is_good_for_all(void)
 	enum hf_verdict verdicts[3] = {HF_V_FINAL, HF_V_FINAL, HF_V_FINAL};
 
 	reply(200, "{\"Results\":[],\"Errors\":null,\"Index\":0}");
-	SAYS(hf_consul_read_audit(&http, &plain, 3, verdicts, &err), HF_V_OK, HF_OK);
+	SAYS(hf_txn_read_checks(&http, &plain, 3, verdicts, &err), HF_V_OK, HF_OK);
 	for (int i = 0; i < 3; i++)
 		CHECK_INT(verdicts[i], HF_V_OK);
 }
@@ -858,7 +1170,7 @@ static void an_audit_names_the_operations_that_failed(void)
 		   "{\"OpIndex\":3,\"What\":\"failed to check session, key \\\"d\\\" doesn't "
 		   "exist\"},"
 		   "{\"OpIndex\":4,\"What\":\"Permission denied\"}]}");
-	SAYS(hf_consul_read_audit(&http, &plain, 5, verdicts, &err), HF_V_OK, HF_OK);
+	SAYS(hf_txn_read_checks(&http, &plain, 5, verdicts, &err), HF_V_OK, HF_OK);
 	CHECK_INT(verdicts[0], HF_V_OK);
 	CHECK_INT(verdicts[1], HF_V_NOT_OURS);
 	CHECK_INT(verdicts[2], HF_V_OK);
@@ -890,7 +1202,104 @@ static void an_audit_that_makes_no_sense_is_passing_trouble(void)
 static void an_audit_answered_404_says_nothing(void)
 {
 	reply(404, "404 page not found");
-	SAYS(read_audit(), HF_V_FINAL, HF_HTTP);
+	SAYS(read_checks(), HF_V_FINAL, HF_HTTP);
+}
+
+static void checks_of_keys_whose_names_read_like_refusals(void)
+{
+	enum hf_verdict verdicts[3];
+
+	reply(409, "{\"Results\":null,\"Errors\":["
+		   "{\"OpIndex\":0,\"What\":\"failed to check session, key \\\"p/invalid "
+		   "session\\\" doesn't exist\"},"
+		   "{\"OpIndex\":1,\"What\":\"failed session check for key \\\"it doesn't "
+		   "exist\\\", current session \\\"\\\" != \\\"x\\\"\"}]}");
+	SAYS(hf_txn_read_checks(&http, &plain, 3, verdicts, &err), HF_V_OK, HF_OK);
+	CHECK_INT(verdicts[0], HF_V_ABSENT);
+	CHECK_INT(verdicts[1], HF_V_NOT_OURS);
+	CHECK_INT(verdicts[2], HF_V_OK);
+}
+
+/* ---- reads of many keys ---- */
+
+static enum hf_verdict gets(long status, const char *body, size_t count, struct hf_kv *kvs,
+			    enum hf_verdict *verdicts)
+{
+	reply(status, body);
+	return hf_txn_read_gets(&http, &plain, count, kvs, verdicts, &err);
+}
+
+static void reads_many_keys(void)
+{
+	enum hf_verdict verdicts[2];
+	struct hf_kv kvs[2];
+
+	SAYS(gets(200,
+		  "{\"Results\":[" RESULT("7") ",{\"KV\":{\"Key\":\"l\",\"Flags\":0,"
+					       "\"Value\":\"dg==\",\"ModifyIndex\":"
+					       "9007199254740993}}],\"Errors\":null}",
+		  2, kvs, verdicts),
+	     HF_V_OK, HF_OK);
+	CHECK(kvs[0].exists && kvs[1].exists);
+	CHECK_U64(kvs[0].index, 7);
+	CHECK_U64(kvs[0].flags, HF_LOCK_FLAGS);
+	CHECK_STR(kvs[0].session, SID);
+	CHECK_U64(kvs[1].index, UINT64_C(9007199254740993));
+	CHECK_U64(kvs[1].flags, 0);
+	CHECK_STR(kvs[1].session, "");
+	for (int i = 0; i < 2; i++)
+		CHECK_INT(verdicts[i], HF_V_OK);
+}
+
+static void names_the_keys_that_were_not_read(void)
+{
+	enum hf_verdict verdicts[3];
+	struct hf_kv kvs[3];
+
+	CHECK_INT(gets(409,
+		       "{\"Results\":null,\"Errors\":["
+		       "{\"OpIndex\":0,\"What\":\"key \\\"Permission denied\\\" doesn't exist\"},"
+		       "{\"OpIndex\":2,\"What\":\"Permission denied\"}],\"Index\":0}",
+		       3, kvs, verdicts),
+		  HF_V_ABSENT);
+	CHECK_INT(verdicts[0], HF_V_ABSENT);
+	CHECK_INT(verdicts[1], HF_V_OK);
+	CHECK_INT(verdicts[2], HF_V_FINAL);
+}
+
+static void reads_that_make_no_sense_are_passing_trouble(void)
+{
+	static const char *const bodies[] = {
+		"",
+		"{}",
+		"[]",
+		"{\"Results\":null}",
+		"{\"Results\":[]}",
+		"{\"Results\":[" RESULT("7") "]}",
+		"{\"Results\":[" RESULT("7") ",{}]}",
+		"{\"Results\":[" RESULT("7") "," RESULT("0") "]}",
+		"{\"Results\":[" RESULT("7") "," RESULT("8") "]",
+		"<html>",
+	};
+	static const char *const refusals[] = {
+		"",
+		"{}",
+		"{\"Errors\":[]}",
+		"{\"Errors\":[{\"OpIndex\":2,\"What\":\"doesn't exist\"}]}",
+	};
+	enum hf_verdict verdicts[2];
+	struct hf_kv kvs[2];
+
+	for (size_t i = 0; i < CHECK_COUNT(bodies); i++)
+		SAYS(gets(200, bodies[i], 2, kvs, verdicts), HF_V_AGAIN, HF_PROTOCOL);
+	for (size_t i = 0; i < CHECK_COUNT(refusals); i++)
+		SAYS(gets(409, refusals[i], 2, kvs, verdicts), HF_V_AGAIN, HF_PROTOCOL);
+}
+
+static void reads_answered_404_say_nothing(void)
+{
+	reply(404, "404 page not found");
+	SAYS(read_gets(), HF_V_FINAL, HF_HTTP);
 }
 
 static const struct check_test tests[] = {
@@ -898,7 +1307,7 @@ static const struct check_test tests[] = {
 	TEST(sends_a_lock_delay_of_zero),
 	TEST(creates_a_session_with_every_option),
 	TEST(sends_empty_lists_of_checks_but_not_absent_ones),
-	TEST(renews_in_a_lane_of_its_own),
+	TEST(renews_a_session),
 	TEST(destroys_a_session),
 	TEST(escapes_a_session_id_that_somebody_made_up),
 	TEST(reads_a_session_from_the_leader),
@@ -909,33 +1318,45 @@ static const struct check_test tests[] = {
 	TEST(a_read_after_a_poll_is_no_poll),
 	TEST(escapes_keys_in_urls),
 	TEST(deletes_a_key_unless_it_has_changed),
-	TEST(locks_in_a_transaction),
-	TEST(unlocks_in_a_transaction),
+	TEST(locks_what_has_not_changed),
+	TEST(locks_what_is_not_there),
+	TEST(unlocks_what_has_not_changed),
+	TEST(makes_sure_by_locking_and_unlocking),
 	TEST(escapes_keys_in_bodies),
 	TEST(locks_with_a_value_of_any_bytes),
-	TEST(audits_several_keys_in_one_transaction),
+	TEST(checks_several_keys_in_one_transaction),
+	TEST(reads_several_keys_in_one_transaction),
 	TEST(a_key_of_any_length_is_sent_whole),
 	TEST(a_request_forgets_the_reply_before),
 	TEST(shows_in_its_buffers_that_memory_is_out),
+	TEST(the_token_is_a_header_of_every_request),
 	TEST(trouble_on_the_way_is_passing),
 	TEST(a_request_that_libcurl_refuses_is_refused_for_good),
 	TEST(statuses_403_and_400_are_final),
 	TEST(a_body_that_is_too_large_is_final),
 	TEST(denials_of_a_server_behind_the_agent_are_final),
 	TEST(limits_and_elections_are_passing),
+	TEST(knows_what_was_certainly_not_carried_out),
+	TEST(a_name_in_quotes_is_not_the_servers_word),
+	TEST(a_long_name_in_quotes_does_not_hide_what_comes_after_it),
+	TEST(reads_the_index_of_a_reply),
 	TEST(a_message_quotes_the_first_line_of_a_body),
 	TEST(a_message_about_a_long_body_is_cut),
 	TEST(reads_the_id_of_a_new_session),
+	TEST(reads_the_lock_delay_of_a_session),
 	TEST(reads_the_ttl_that_the_server_chose),
 	TEST(reads_no_ttl_where_there_is_none),
 	TEST(a_renewal_of_an_unknown_session_is_absent),
+	TEST(a_404_of_a_gateway_says_nothing_of_a_session),
 	TEST(a_session_that_makes_no_sense_is_passing_trouble),
 	TEST(a_session_id_fits_or_is_not_taken),
 	TEST(sessions_that_cannot_be_made_are_refused_for_good),
+	TEST(what_stands_in_a_sessions_way_may_pass),
 	TEST(a_malformed_id_in_a_renewal_is_passing),
-	TEST(info_tells_a_session_from_none),
-	TEST(info_that_makes_no_sense_is_passing_trouble),
-	TEST(info_answered_404_is_no_word_of_the_session),
+	TEST(a_look_tells_a_session_from_none),
+	TEST(a_look_that_makes_no_sense_is_passing_trouble),
+	TEST(a_look_answered_404_is_no_word_of_the_session),
+	TEST(reads_whether_a_session_was_destroyed),
 	TEST(reads_a_key_that_is_held),
 	TEST(reads_a_key_that_nobody_holds),
 	TEST(tells_flags_that_differ_in_the_last_bit_only),
@@ -946,8 +1367,11 @@ static const struct check_test tests[] = {
 	TEST(a_holder_that_does_not_fit_is_a_holder_still),
 	TEST(reads_whether_a_key_was_deleted),
 	TEST(the_token_is_the_index_of_the_write),
+	TEST(the_last_result_of_a_write_counts),
 	TEST(tells_the_refusals_of_a_lock_apart),
 	TEST(knows_refusals_with_a_prefix_of_newer_servers),
+	TEST(a_key_that_reads_like_a_refusal_is_no_refusal),
+	TEST(the_first_refusal_counts),
 	TEST(a_dead_session_is_known_from_a_500_too),
 	TEST(a_lock_answered_404_is_refused_for_good),
 	TEST(a_refusal_without_reason_is_final),
@@ -958,9 +1382,21 @@ static const struct check_test tests[] = {
 	TEST(an_audit_of_an_operation_that_was_not_asked_is_passing_trouble),
 	TEST(an_audit_that_makes_no_sense_is_passing_trouble),
 	TEST(an_audit_answered_404_says_nothing),
+	TEST(checks_of_keys_whose_names_read_like_refusals),
+	TEST(reads_many_keys),
+	TEST(names_the_keys_that_were_not_read),
+	TEST(reads_that_make_no_sense_are_passing_trouble),
+	TEST(reads_answered_404_say_nothing),
 };
 
 int main(int argc, char **argv)
 {
-	return check_main(argc, argv, tests, CHECK_COUNT(tests), forget);
+	int status;
+
+	if (!hf_consul_init(&plain, &plain_opts) || !hf_consul_init(&elsewhere, &elsewhere_opts))
+		return 1;
+	status = check_main(argc, argv, tests, CHECK_COUNT(tests), forget);
+	hf_consul_free(&plain);
+	hf_consul_free(&elsewhere);
+	return status;
 }

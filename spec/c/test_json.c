@@ -1,7 +1,7 @@
 /* test_json.c: reading JSON, above all integers that a double cannot hold. */
-#include "alloc.h"
+#include "base/alloc.h"
 #include "check.h"
-#include "json.h"
+#include "base/json.h"
 
 static struct cJSON *json;
 

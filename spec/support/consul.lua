@@ -20,20 +20,39 @@ local function query(parameters)
   return parts[1] and "?" .. table.concat(parts, "&") or ""
 end
 
+-- Where M.at sends everything meanwhile.
+local elsewhere
+
 --- host:port of the agent that spec/support/with_consul started.
 function M.address()
-  return os.getenv("CONSUL_HTTP_ADDR")
+  return elsewhere and elsewhere.address or os.getenv("CONSUL_HTTP_ADDR")
     or error("CONSUL_HTTP_ADDR is not set: run this under spec/support/with_consul", 2)
+end
+
+local function restore(before, ok, ...)
+  elsewhere = before
+  if not ok then error((...), 0) end
+  return ...
+end
+
+--- Calls fn(...), one of these functions or one that calls them, for another server.
+-- server: { address = host:port, token = for its ACL, timeout = seconds of silence that are an error (60) }
+-- @return what fn answers
+function M.at(server, fn, ...)
+  local before = elsewhere
+  elsewhere = server
+  return restore(before, pcall(fn, ...))
 end
 
 --- Any request: request("PUT", "/v1/txn", { parameter = value | true }, body).
 -- @return status, body, headers
 function M.request(method, path, parameters, body)
-  local parts = {}
+  local parts, server = {}, elsewhere or {}
+  http.TIMEOUT = server.timeout or 60
   local ok, status, headers = http.request({
     method = method, url = "http://" .. M.address() .. escape(path) .. query(parameters),
-    headers = { ["content-length"] = #(body or "") }, source = ltn12.source.string(body or ""),
-    sink = ltn12.sink.table(parts),
+    headers = { ["content-length"] = #(body or ""), ["x-consul-token"] = server.token },
+    source = ltn12.source.string(body or ""), sink = ltn12.sink.table(parts),
   })
   if not ok then error(("%s %s: %s"):format(method, path, status), 2) end
   return status, table.concat(parts), headers

@@ -1,10 +1,11 @@
---- Makes spec/support/server.lua answer like a Consul agent whose every lock is free, and names the requests that
--- holdfast sends to an agent.
+--- Makes spec/support/server.lua answer like a Consul agent on which nobody else has anything, and names the requests
+-- that holdfast sends to an agent.
 --
 --    local server = fake.consul()
 --    server:rule({ first = true, match = fake.RENEW, times = 2, status = 500 })
 -- @module spec.support.fake
 
+local consul = require("spec.support.consul")
 local helper = require("spec.helper")
 
 local M = {
@@ -15,7 +16,7 @@ local M = {
   INFO = "^GET /v1/session/info/",
   KEY = "^GET /v1/kv/", -- any read of a key
   POLL = "^GET /v1/kv/.*[?&]index=", -- only those that wait
-  TXN = "^PUT /v1/txn$", -- a lock or an unlock, of a client without datacenter and the like
+  TXN = "^PUT /v1/txn$", -- a lock or an unlock (or many reads, where many wait), without datacenter and the like
   AUDIT = "^PUT /v1/txn%?.*consistent",
 
   FLAGS = "3304740253564472344", -- what a lock's key has
@@ -42,6 +43,9 @@ function M.pair(session, index)
   return { status = 200, headers = index and { ["x-consul-index"] = index }, body = body:format(M.FLAGS, holder) }
 end
 
+--- The answer to a renewal of a session that is not there: a rule without match. No other 404 says that.
+M.NO_SESSION = { status = 404, body = "Session id 'x' not found" }
+
 --- The answer to a transaction that is refused: what[i] is said of operation at[i] (0, 1, ...).
 function M.refusal(what, at)
   local errors = {}
@@ -59,38 +63,56 @@ function M.on(match, answer, extra)
   return rule
 end
 
-local function json(body, index)
-  return { status = 200, headers = index and { ["x-consul-index"] = index }, body = body }
-end
-
-local SESSIONS = 12 -- so many have an id of their own, and the last one's is given out again and again
-
---- The token of every lock that the fake gives.
-M.TOKEN = 20
-
---- A server like helper.server(), with rules that answer what a client sends for a lock that is free. Rules that are
--- to go before them say first = true.
+--- A server like helper.server() that answers as Consul does. Rules make the trouble.
 function M.consul()
   local server = helper.server()
-  for n = 1, SESSIONS do
-    server:rule(M.on(M.CREATE, json(("{\"ID\":%q}"):format(M.id(n))), { times = n < SESSIONS and 1 or nil }))
-  end
-  server:rule(M.on(M.RENEW, json("[{\"ID\":\"-\",\"TTL\":\"\"}]")))
-  server:rule(M.on(M.DESTROY, json("true")))
-  server:rule({ match = M.INFO .. ".*index=", action = "stall" })
-  server:rule(M.on(M.INFO, json("[{\"ID\":\"-\"}]", "10")))
-  server:rule(M.on(M.AUDIT, json("{\"Results\":[],\"Errors\":null}")))
-  local done = "{\"Results\":[{\"KV\":{\"ModifyIndex\":%d}}],\"Errors\":null}"
-  server:rule(M.on("^PUT /v1/txn", json(done:format(M.TOKEN))))
-  server:rule({ match = M.KEY, status = 404, headers = { ["x-consul-index"] = "19" } })
+  server:pretend()
   return server
 end
 
---- The verbs of the lock transactions that a server has been sent, in order.
+--- Has a session made elsewhere hold these keys of such a server, which forgets that it was asked to. Answers its id.
+function M.occupy(server, keys)
+  local session = consul.at({ address = server:address() }, function()
+    local id = consul.session.create({ TTL = "60s" })
+    for _, key in ipairs(keys) do
+      local op = "[{\"KV\":{\"Verb\":\"lock\",\"Key\":%q,\"Session\":%q,\"Flags\":%s}}]"
+      assert(consul.request("PUT", "/v1/txn", nil, op:format(key, id, M.FLAGS)) == 200)
+    end
+    return id
+  end)
+  server:forget()
+  return session
+end
+
+-- The lock transactions that a server has been sent, in order; not the reads of many keys at once.
+local function writes(server)
+  local found = {}
+  for _, entry in ipairs(server:log(M.TXN)) do
+    if not entry.body:find("\"Verb\":\"get\"", 1, true) then found[#found + 1] = entry.body end
+  end
+  return found
+end
+
+--- What they do, without what it is conditional on: "lock", "unlock", or "lock unlock" for one that moves the index of
+-- a key and leaves it free.
 function M.verbs(server)
   local found = {}
-  for i, entry in ipairs(server:log(M.TXN)) do found[i] = entry.body:match("\"Verb\":\"(.-)\"") end
+  for i, body in ipairs(writes(server)) do
+    local verbs = {}
+    for verb in body:gmatch("\"Verb\":\"(.-)\"") do
+      if not verb:find("^check%-") then verbs[#verbs + 1] = verb end
+    end
+    found[i] = table.concat(verbs, " ")
+  end
   return found
+end
+
+--- One of them that is not conditional on the index that was seen, or on absence; nil when all are.
+function M.unconditional(server)
+  for _, body in ipairs(writes(server)) do
+    local verb = body:match("^%[{\"KV\":{\"Verb\":\"(.-)\"")
+    if verb ~= "check-index" and verb ~= "check-not-exists" then return body end
+  end
 end
 
 --- The code in nil, message, code; "OK" for any other result.

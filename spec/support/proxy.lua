@@ -9,16 +9,22 @@
 --    match      pattern of the requests it is for (none: every request)
 --    first      true: goes before the rules that are there, not after them
 --    skip       let so many of them by first; times: then take so many (default: all). The first rule that fits is it
---    delay      seconds before anything is done with the request (so also before it is passed on)
+--    delay      seconds before anything is done with the request (so also before it is passed on, which it is then
+--               even when its client has left meanwhile, as with a server that is slow)
 --    status, headers, body    answer this
 --    raw        answer these bytes and close; keep = true: do not close
 --    (neither)  pass it on and answer what upstream answers
 --    interval   send the answer byte by byte, so many seconds apart
 --    action     instead of an answer: "stall" (never answer), "close", "reset" (RST), or "pass_then_stall",
---               "pass_then_close", "pass_then_reset" (upstream gets the request, its answer is swallowed)
+--               "pass_then_close", "pass_then_reset" (upstream gets the request, its answer is swallowed), or
+--               "late" (never answered; upstream gets it `delay` seconds after its client has left, without delay at
+--               proxy:release; hang_up = true: the client is hung up on at once), or
+--               "twice" (passed on and answered, and passed on again `delay` seconds after that, or at proxy:release)
 --
--- A log entry is { id, connection, method, target, path, query, headers, body, status, received, answered, gone }; the
--- last three are times (socket.gettime); gone: the client left, or was dropped, before it was answered.
+-- A log entry is { id, connection, method, target, path, query, headers, body, status, outcome, copies, received,
+-- answered, gone, carried }. status: what its client was told; outcome: what upstream has last said to it; copies: so
+-- many are still to be passed on. The last four are times (socket.gettime); gone: the client left, or was dropped,
+-- before it was answered; carried: upstream has answered it, a late copy included if it is to have one.
 -- @module spec.support.proxy
 
 local json = require("dkjson")
@@ -30,10 +36,11 @@ Proxy.__index = Proxy
 local RULE = {
   match = "string", first = "boolean", skip = "number", times = "number", delay = "number", status = "number",
   headers = "table", body = "string", raw = "string", keep = "boolean", interval = "number", action = "string",
+  hang_up = "boolean",
 }
 local ACTIONS = {
   answer = true, stall = true, close = true, reset = true, pass_then_stall = true, pass_then_close = true,
-  pass_then_reset = true,
+  pass_then_reset = true, late = true, twice = true,
 }
 
 local function call(self, name, command, seconds)
@@ -68,7 +75,7 @@ function Proxy:clear() call(self, "clear") end
 --- Empties the log and begins counting connections anew.
 function Proxy:forget() call(self, "forget") end
 
---- The requests that match; state "answered" or "gone": only those that have come so far.
+--- The requests that match; state "answered", "gone" or "carried": only those that have come so far.
 function Proxy:log(pattern, state) return call(self, "log", { pattern = pattern, state = state }) end
 
 function Proxy:count(pattern, state) return call(self, "count", { pattern = pattern, state = state }) end
@@ -82,6 +89,22 @@ function Proxy:wait_for(pattern, n, seconds, state)
   if #found >= (n or 1) then return found end
   return nil, ("%d of %d requests matched %s within %g s"):format(#found, n or 1, tostring(pattern), seconds)
 end
+
+--- Passes on the copies of requests that match which "late" and "twice" hold, now, also if the client of one is still
+-- waiting. Answers how many there were; wait_for(…, "carried") waits for what comes of them.
+function Proxy:release(pattern) return call(self, "release", { pattern = pattern }) end
+
+--- From now on requests go to another upstream, host:port; those on their way stay where they are.
+function Proxy:upstream(address) call(self, "upstream", { address = address }) end
+
+--- Has the server, which has no upstream, answer as a Consul server would whatever no rule answers. See
+-- spec/support/fake_state.lua.
+function Proxy:pretend() call(self, "pretend") end
+
+--- Ends a session of such a server, as its TTL would; and the sessions that hold something there, by key.
+function Proxy:end_session(id) call(self, "end_session", { id = id }) end
+
+function Proxy:holders() return call(self, "holders") end
 
 --- { open = now, most = open at once, total = accepted }
 function Proxy:connections() return call(self, "connections") end

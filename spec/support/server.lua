@@ -10,11 +10,13 @@ local socket = require("cqueues.socket")
 local json = require("dkjson")
 local luasocket = require("socket")
 local httpd = require("examples.httpd")
+local fake_state = require("spec.support.fake_state")
 
-local upstream_host, upstream_port = (arg[1] or ""):match("^(.+):(%d+)$")
+local upstream = arg[1]
 
 local loop = cqueues.new()
-local rules, log, waiters = {}, {}, {}
+local rules, log, waiters, copies = {}, {}, {}, {}
+local pretence -- the state of a Consul server that this one pretends to be; nil: of none
 local connections, counts = {}, { open = 0, most = 0, total = 0 }
 local blackhole, light = false, condition.new()
 
@@ -23,7 +25,8 @@ local function gate()
   while blackhole do light:wait() end
 end
 
--- The log. A request is "received", and later "answered" or "gone" (its client left before the answer).
+-- The log. A request is "received", and later "answered" or "gone" (its client left before the answer), and "carried"
+-- when upstream has answered the last copy of it.
 
 local function matches(entry, pattern, state)
   return (state == nil or state == "received" or entry[state] ~= nil)
@@ -43,7 +46,7 @@ end
 local function record(con, request)
   local entry = {
     id = #log + 1, connection = con.id, method = request.method, target = request.target, path = request.path,
-    query = request.query, headers = request.headers, body = request.body,
+    query = request.query, headers = request.headers, body = request.body, copies = 0,
   }
   log[#log + 1] = entry
   note(entry, "received")
@@ -123,10 +126,18 @@ end
 -- Forwarding: one upstream connection per client connection, requests and answers unchanged except that a body in
 -- chunks becomes a body of one chunk.
 
+local function connect_upstream()
+  local host, port = upstream:match("^(.+):(%d+)$")
+  return httpd.prepare(socket.connect({ host = host, port = port, nodelay = true }))
+end
+
+-- A connection of before commands.upstream leads to the wrong server.
 local function upstream_of(con)
-  if not con.upstream then
-    con.upstream = httpd.prepare(socket.connect({ host = upstream_host, port = upstream_port, nodelay = true }))
+  if con.upstream and con.leads_to ~= upstream then
+    con.upstream:close()
+    con.upstream = nil
   end
+  if not con.upstream then con.upstream, con.leads_to = connect_upstream(), upstream end
   return con.upstream
 end
 
@@ -166,31 +177,85 @@ local function read_response(con, method)
   return body and framed(start, headers, lines, body, bodyless), tonumber(status), ends
 end
 
+local function exchange(up, request, entry)
+  if not httpd.send(up, request_bytes(request)) then return nil end
+  local bytes, status, ends = read_response(up, request.method)
+  if bytes then
+    entry.outcome = status
+    if entry.copies == 0 then note(entry, "carried") end
+  end
+  return bytes, status, ends
+end
+
+-- The answer of the Consul server that this one pretends to be; nil as for forward.
+local function pretend(con, request, entry)
+  local status, body, index = pretence:answer(request, function(change, seconds)
+    cqueues.poll(change, con.signal, seconds)
+    return not con.gone
+  end)
+  if con.gone then return nil end
+  if not status then status, body = 404, ("no rule for %s %s\n"):format(request.method, request.target) end
+  entry.outcome = status
+  note(entry, "carried")
+  return httpd.format_response(request, status, index and { ["x-consul-index"] = index }, body), status
+end
+
 -- The upstream's answer as bytes, its status, and whether it ends the connection; nil when there is none.
-local function forward(con, request)
-  if not upstream_host then
+local function forward(con, request, entry)
+  if pretence then return pretend(con, request, entry) end
+  if not upstream then
     local message = ("no rule for %s %s\n"):format(request.method, request.target)
     return httpd.format_response(request, 404, nil, message), 404
   end
-  local up = upstream_of(con)
-  if not httpd.send(up, request_bytes(request)) then return nil end
-  return read_response(up, request.method)
+  return exchange(upstream_of(con), request, entry)
+end
+
+-- A copy of a request for later: it is passed on over a connection of its own, whether its client is still there or
+-- not, and nobody hears the answer.
+local function hold_copy(request, entry)
+  local copy = { request = request, entry = entry }
+  entry.copies = entry.copies + 1
+  copies[#copies + 1] = copy
+  return copy
+end
+
+local function pass_on(copy)
+  for i, held in ipairs(copies) do
+    if held == copy then
+      table.remove(copies, i)
+      copy.entry.copies = copy.entry.copies - 1
+      return loop:wrap(function()
+        gate()
+        local up = connect_upstream()
+        exchange(up, copy.request, copy.entry)
+        up:close()
+      end)
+    end
+  end
+end
+
+local function pass_on_after(copy, seconds)
+  if not seconds then return end -- when commands.release says so
+  loop:wrap(function()
+    cqueues.sleep(seconds)
+    pass_on(copy)
+  end)
 end
 
 -- The answer that a rule wants: its own, or the upstream's.
-local function answer_of(con, request, rule)
+local function answer_of(con, request, rule, entry)
   if rule.raw then return rule.raw, 0, not rule.keep end
   if rule.status then
     return httpd.format_response(request, rule.status, rule.headers, rule.body), rule.status
   end
-  return forward(con, request)
+  return forward(con, request, entry)
 end
 
 -- An action answers whether the connection goes on.
 local actions = {}
 
 function actions.answer(con, request, rule, entry)
-  local bytes, status, ends = answer_of(con, request, rule)
+  local bytes, status, ends = answer_of(con, request, rule, entry)
   if not bytes then return false end
   entry.status = status
   local sent
@@ -216,21 +281,39 @@ function actions.reset(con)
   return false
 end
 
-function actions.pass_then_stall(con, request)
-  forward(con, request)
+function actions.pass_then_stall(con, request, _, entry)
+  forward(con, request, entry)
   return linger(con)
 end
 
-function actions.pass_then_close(con, request)
-  forward(con, request)
+function actions.pass_then_close(con, request, _, entry)
+  forward(con, request, entry)
   return false
 end
 
-function actions.pass_then_reset(con, request)
-  forward(con, request)
+function actions.pass_then_reset(con, request, _, entry)
+  forward(con, request, entry)
   if not con.gone then reset(con) end
   return false
 end
+
+-- Until the client leaves, or tells it to leave at once. Its `delay` begins then.
+function actions.late(con, request, rule, entry)
+  local copy = hold_copy(request, entry)
+  if not rule.hang_up then linger(con) end
+  pass_on_after(copy, rule.delay)
+  return false
+end
+
+function actions.twice(con, request, rule, entry)
+  local copy = hold_copy(request, entry)
+  local going = actions.answer(con, request, rule, entry)
+  pass_on_after(copy, rule.delay)
+  return going
+end
+
+-- For these `delay` is the copy's.
+local COPYING = { late = true, twice = true }
 
 local PASS = { action = "answer" }
 
@@ -249,6 +332,19 @@ local function find_rule(entry)
   return PASS
 end
 
+-- Lets a rule's `delay` pass. A server that is slow does not know that its client has left: it carries the request out
+-- all the same, so if that happens meanwhile, false is answered and a copy goes its way.
+local function wait_before(con, request, rule, entry)
+  if not rule.delay or COPYING[rule.action] then return linger(con, 0) end
+  local deadline = cqueues.monotime() + rule.delay
+  if linger(con, rule.delay) then return true end
+  local passes = rule.action:find("^pass_") or (rule.action == "answer" and not rule.status and not rule.raw)
+  if upstream and passes then
+    pass_on_after(hold_copy(request, entry), math.max(deadline - cqueues.monotime(), 0))
+  end
+  return false
+end
+
 local function serve_requests(con)
   local going = true
   while going do
@@ -257,7 +353,7 @@ local function serve_requests(con)
     gate()
     local entry = record(con, request)
     local rule = find_rule(entry)
-    going = linger(con, rule.delay or 0) and actions[rule.action](con, request, rule, entry)
+    going = wait_before(con, request, rule, entry) and actions[rule.action](con, request, rule, entry)
     if con.gone and not entry.answered then note(entry, "gone") end
   end
 end
@@ -350,6 +446,31 @@ end
 function commands.blackhole(command)
   blackhole = command.on
   light:signal()
+end
+
+function commands.release(command)
+  local matching = {}
+  for _, copy in ipairs(copies) do
+    if matches(copy.entry, command.pattern) then matching[#matching + 1] = copy end
+  end
+  for _, copy in ipairs(matching) do pass_on(copy) end
+  return #matching
+end
+
+function commands.upstream(command)
+  upstream = command.address
+end
+
+function commands.pretend()
+  pretence = fake_state.new(loop)
+end
+
+function commands.end_session(command)
+  pretence:end_session(command.id)
+end
+
+function commands.holders()
+  return pretence:holders()
 end
 
 function commands.exit()

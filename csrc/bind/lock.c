@@ -1,0 +1,192 @@
+/* lock.c: lock objects as Lua sees them. What takes time answers an op; lua/holdfast/init.lua
+ * waits for it. */
+#include "bind/util.h"
+
+static struct hf_lock *check_lock(lua_State *L)
+{
+	return hf_bind_check(L, 1, HF_LOCK_CLASS);
+}
+
+typedef enum hf_err start_fn(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
+			     struct hf_error *err);
+
+static int start(lua_State *L, start_fn *begin)
+{
+	struct hf_lock *lock = check_lock(L);
+	int64_t timeout = hf_bind_timeout(L, 2);
+	void **slot = hf_bind_box(L, HF_OP_CLASS);
+	struct hf_op *op;
+	struct hf_error err;
+
+	if (begin(lock, timeout, &op, &err))
+		return hf_bind_fail(L, &err);
+	*slot = op;
+	return 1;
+}
+
+static int l_start_lock(lua_State *L)
+{
+	return start(L, hf_lock_acquire);
+}
+
+static int l_start_unlock(lua_State *L)
+{
+	return start(L, hf_lock_release);
+}
+
+static int l_start_destroy(lua_State *L)
+{
+	return start(L, hf_lock_destroy);
+}
+
+static int l_start_request(lua_State *L)
+{
+	struct hf_lock *lock = check_lock(L);
+
+	return hf_bind_request(L, hf_lock_client(lock), lock, 2);
+}
+
+static int l_held(lua_State *L)
+{
+	struct hf_lock_state state;
+
+	hf_lock_state(check_lock(L), &state);
+	lua_pushboolean(L, state.held);
+	if (state.held || !state.reason)
+		return 1;
+	lua_pushstring(L, hf_reason_text(state.reason));
+	return 2;
+}
+
+static int l_lost(lua_State *L)
+{
+	struct hf_lock_state state;
+
+	hf_lock_state(check_lock(L), &state);
+	lua_pushboolean(L, state.lost);
+	if (!state.lost)
+		return 1;
+	lua_pushstring(L, hf_reason_text(state.reason));
+	return 2;
+}
+
+static int l_token(lua_State *L)
+{
+	struct hf_lock_state state;
+
+	hf_lock_state(check_lock(L), &state);
+	if (!state.held)
+		return 0;
+	hf_bind_push_index(L, state.token);
+	return 1;
+}
+
+static int l_remaining(lua_State *L)
+{
+	struct hf_lock_state state;
+
+	hf_lock_state(check_lock(L), &state);
+	lua_pushnumber(L, (lua_Number)state.remaining / 1000);
+	return 1;
+}
+
+static int l_session(lua_State *L)
+{
+	struct hf_lock_state state;
+
+	hf_lock_state(check_lock(L), &state);
+	if (!state.session[0])
+		return 0;
+	lua_pushstring(L, state.session);
+	return 1;
+}
+
+static int l_key(lua_State *L)
+{
+	lua_pushstring(L, hf_lock_key(check_lock(L)));
+	return 1;
+}
+
+static int l_cancel(lua_State *L)
+{
+	hf_lock_cancel(check_lock(L));
+	return 0;
+}
+
+static int l_pollfd(lua_State *L)
+{
+	struct hf_error err;
+	int fd = hf_lock_fd(check_lock(L), &err);
+
+	return hf_bind_fd(L, fd, &err);
+}
+
+static int l_wait(lua_State *L)
+{
+	struct hf_lock *lock = check_lock(L);
+	int64_t timeout = hf_bind_timeout(L, 2);
+	struct hf_error err;
+
+	return hf_bind_waited(L, hf_lock_wait(lock, timeout, &err), &err);
+}
+
+static int l_drop(lua_State *L)
+{
+	void **slot = luaL_checkudata(L, 1, HF_LOCK_CLASS);
+
+	hf_lock_drop(*slot);
+	*slot = NULL;
+	return 0;
+}
+
+/* The variable goes out of scope; the object may live on. */
+static int l_close(lua_State *L)
+{
+	hf_lock_let_go(check_lock(L));
+	return 0;
+}
+
+static int l_tostring(lua_State *L)
+{
+	void **slot = luaL_checkudata(L, 1, HF_LOCK_CLASS);
+	struct hf_lock_state state;
+
+	if (!*slot) {
+		lua_pushfstring(L, "%s (collected)", HF_LOCK_CLASS);
+		return 1;
+	}
+	hf_lock_state(*slot, &state);
+	lua_pushfstring(L, "%s: %s (%s)", HF_LOCK_CLASS, hf_lock_key(*slot),
+			state.held   ? "held"
+			: state.lost ? "lost"
+				     : "not held");
+	return 1;
+}
+
+void hf_bind_lock(lua_State *L)
+{
+	static const luaL_Reg meta[] = {
+		{"__gc", l_drop},
+		{"__close", l_close},
+		{"__tostring", l_tostring},
+		{NULL, NULL},
+	};
+	static const luaL_Reg methods[] = {
+		{"start_lock", l_start_lock},
+		{"start_unlock", l_start_unlock},
+		{"start_destroy", l_start_destroy},
+		{"start_request", l_start_request},
+		{"held", l_held},
+		{"lost", l_lost},
+		{"token", l_token},
+		{"remaining", l_remaining},
+		{"session", l_session},
+		{"key", l_key},
+		{"cancel", l_cancel},
+		{"pollfd", l_pollfd},
+		{"wait", l_wait},
+		{NULL, NULL},
+	};
+
+	hf_bind_class(L, HF_LOCK_CLASS, meta, methods);
+}

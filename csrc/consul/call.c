@@ -1,0 +1,208 @@
+#include "consul/call.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_REPLY (8 * 1024 * 1024)
+/* A server lets a poll wait up to a sixteenth longer than asked, then the answer must travel. */
+#define POLL_TIMEOUT (HF_POLL_WAIT + HF_POLL_WAIT / 16 + 5000)
+
+/* ---- the server --------------------------------------------------------------------------- */
+
+static bool add_headers(struct curl_slist **list, const char *token)
+{
+	struct hf_buf line = {0};
+	bool ok = hf_http_add_header(list, "Content-Type: application/json") &&
+		  hf_http_add_header(list, "Expect:");
+
+	if (ok && token) {
+		hf_buf_puts(&line, "X-Consul-Token: ");
+		ok = hf_buf_puts(&line, token) && hf_http_add_header(list, line.data);
+	}
+	hf_buf_free(&line);
+	return ok;
+}
+
+bool hf_consul_init(struct hf_consul *consul, const struct hf_client_opts *opts)
+{
+	*consul = (struct hf_consul){
+		.opts = opts,
+		.peer = {.unix_socket = opts->unix_socket,
+			 .auth = opts->auth,
+			 .ca_file = opts->ca_file,
+			 .ca_path = opts->ca_path,
+			 .cert_file = opts->cert_file,
+			 .key_file = opts->key_file,
+			 .verify = opts->verify},
+	};
+	if (add_headers(&consul->peer.headers, opts->token) &&
+	    (!opts->connect_to || hf_http_add_header(&consul->peer.connect_to, opts->connect_to)))
+		return true;
+	hf_consul_free(consul);
+	return false;
+}
+
+void hf_consul_free(struct hf_consul *consul)
+{
+	hf_http_free_headers(consul->peer.headers);
+	hf_http_free_headers(consul->peer.connect_to);
+	consul->peer.headers = consul->peer.connect_to = NULL;
+}
+
+/* ---- requests ----------------------------------------------------------------------------- */
+
+void hf_call_begin(struct hf_http *http, const struct hf_consul *consul, const char *method,
+		   const char *path)
+{
+	http->peer = &consul->peer;
+	http->method = method;
+	http->timeout = consul->opts->timeout;
+	http->max_body = MAX_REPLY;
+	hf_buf_puts(&http->url, consul->opts->base);
+	hf_buf_puts(&http->url, path);
+}
+
+static void separate(struct hf_http *http)
+{
+	hf_buf_puts(&http->url, strchr(hf_buf_text(&http->url), '?') ? "&" : "?");
+}
+
+void hf_call_query(struct hf_http *http, const char *name, const char *value)
+{
+	if (!value)
+		return;
+	separate(http);
+	hf_buf_puts(&http->url, name);
+	if (*value) {
+		hf_buf_puts(&http->url, "=");
+		hf_buf_escape(&http->url, value, "");
+	}
+}
+
+void hf_call_query_index(struct hf_http *http, const char *name, uint64_t value)
+{
+	separate(http);
+	hf_buf_printf(&http->url, "%s=%" PRIu64, name, value);
+}
+
+void hf_call_where(struct hf_http *http, const struct hf_consul *consul)
+{
+	hf_call_query(http, "dc", consul->opts->datacenter);
+	hf_call_query(http, "ns", consul->opts->ns);
+	hf_call_query(http, "partition", consul->opts->partition);
+}
+
+void hf_call_blocking(struct hf_http *http, uint64_t index)
+{
+	if (!index)
+		return;
+	hf_call_query_index(http, "index", index);
+	hf_buf_printf(&http->url, "&wait=%dms", HF_POLL_WAIT);
+	http->timeout = POLL_TIMEOUT;
+}
+
+void hf_call_field(struct hf_buf *body, const char *name, const char *value)
+{
+	if (!value)
+		return;
+	hf_buf_printf(body, ",\"%s\":", name);
+	hf_buf_json(body, value);
+}
+
+/* ---- replies ------------------------------------------------------------------------------ */
+
+/* The first line of a body, without what a terminal would not like. */
+static void excerpt(const struct hf_http *http, char *out, size_t size)
+{
+	const char *text = hf_buf_text(&http->reply);
+	size_t n = 0;
+
+	while (n + 1 < size && text[n] && text[n] != '\n' && text[n] != '\r') {
+		out[n] = (unsigned char)text[n] < 0x20 || text[n] == 0x7f ? '?' : text[n];
+		n++;
+	}
+	out[n] = '\0';
+}
+
+/* Consul quotes keys and ids the way Go does: with a backslash before quotes in them. */
+bool hf_call_says(const char *words, const char *text)
+{
+	char own[400];
+	size_t n = 0;
+	bool quoted = false;
+
+	for (; words && *words && n + 1 < sizeof own; words++) {
+		if (quoted && *words == '\\' && words[1])
+			words++;
+		else if (*words == '"')
+			quoted = !quoted;
+		else if (!quoted)
+			own[n++] = *words;
+	}
+	own[n] = '\0';
+	return strstr(own, text) != NULL;
+}
+
+static bool says(const struct hf_http *http, const char *text)
+{
+	return hf_call_says(hf_buf_text(&http->reply), text);
+}
+
+enum hf_verdict hf_call_garbled(const struct hf_http *http, const struct hf_consul *consul,
+				struct hf_error *err)
+{
+	char body[120];
+
+	excerpt(http, body, sizeof body);
+	hf_err_set(err, HF_PROTOCOL, "%s: reply not understood: \"%s\"", consul->opts->base, body);
+	return HF_V_AGAIN;
+}
+
+static bool rate_limited(const struct hf_http *http)
+{
+	return http->status == 429 || (http->status == 503 && says(http, "rate limit exceeded"));
+}
+
+/* What libcurl sent twice may have been carried out the first time. */
+bool hf_call_unheard(const struct hf_http *http)
+{
+	return http->error ? !http->maybe_sent : http->sendings <= 1 && rate_limited(http);
+}
+
+enum hf_verdict hf_call_common(const struct hf_http *http, const struct hf_consul *consul,
+			       struct hf_error *err)
+{
+	char body[200];
+	enum hf_err code = HF_HTTP;
+	bool passing = http->status == 429 || http->status >= 500;
+
+	if (http->error) {
+		hf_err_set(err, http->error, "%s: %s", consul->opts->base, http->message);
+		return http->error == HF_INVALID ? HF_V_FINAL : HF_V_AGAIN;
+	}
+	if (http->status == 200)
+		return HF_V_OK;
+	excerpt(http, body, sizeof body);
+	if (http->status == 403 || says(http, "Permission denied") || says(http, "ACL not found")) {
+		code = HF_DENIED;
+		passing = false;
+	} else if (http->status == 413) {
+		code = HF_TOO_LARGE;
+	} else if (says(http, "invalid key name")) {
+		code = HF_INVALID;
+		passing = false;
+	}
+	hf_err_set(err, code, "%s: HTTP status %ld: %s", consul->opts->base, http->status, body);
+	if (http->status == 404)
+		return HF_V_ABSENT;
+	return passing ? HF_V_AGAIN : HF_V_FINAL;
+}
+
+uint64_t hf_call_index(const struct hf_http *http)
+{
+	const char *value = http->error ? NULL : hf_http_header(http, "x-consul-index:");
+
+	return value && isdigit((unsigned char)*value) ? strtoull(value, NULL, 10) : 0;
+}

@@ -1,0 +1,168 @@
+#include "lock/client.h"
+
+#include "base/alloc.h"
+#include "base/config.h"
+#include "lock/lock.h"
+#include "net/process.h"
+#include "net/request.h"
+
+static struct hf_client *of(struct hf_engine *engine)
+{
+	return HF_OF(struct hf_client, engine, engine);
+}
+
+/* ---- what the engine tells ---------------------------------------------------------------- */
+
+/* Everything held is given back, and the sessions go when that is done. */
+static void closing(struct hf_engine *engine, int64_t close_by)
+{
+	struct hf_client *client = of(engine);
+	struct hf_link *link, *next, *hold;
+
+	for (link = hf_link_first(&client->sessions); link; link = next) {
+		struct hf_session *session = HF_OF(struct hf_session, mine, link);
+
+		next = hf_link_after(&client->sessions, link);
+		hf_session_join(session);
+		pthread_mutex_lock(&engine->mutex);
+		while ((hold = hf_link_first(&session->holds)) != NULL) {
+			struct hf_hold *h = HF_OF(struct hf_hold, place, hold);
+
+			h->op.internal = true;
+			h->lost = close_by == 0;
+			hf_hold_end_locked(h, HF_BY_CLOSED);
+		}
+		pthread_mutex_unlock(&engine->mutex);
+		hf_session_retire(session);
+		hf_session_leave(session);
+	}
+}
+
+static void ended(struct hf_engine *engine)
+{
+	struct hf_client *client = of(engine);
+	struct hf_link *link;
+
+	while ((link = hf_link_first(&client->sessions)) != NULL)
+		hf_session_forget(HF_OF(struct hf_session, mine, link));
+	hf_keys_free(client);
+}
+
+static void client_free(struct hf_engine *engine)
+{
+	struct hf_client *client = of(engine);
+
+	hf_consul_free(&client->consul);
+	hf_client_opts_free(&client->opts);
+	hf_free(client);
+	hf_process_count(HF_CLIENTS, -1);
+}
+
+static const struct hf_hooks hooks = {closing, ended, client_free};
+
+/* ---- for the caller ----------------------------------------------------------------------- */
+
+enum hf_err hf_client_new(const struct hf_client_opts *opts, struct hf_client **out,
+			  struct hf_error *err)
+{
+	struct hf_client *client;
+
+	if (!hf_process_init())
+		return hf_err_set(err, HF_NOMEM, "libcurl could not be initialized");
+	hf_process_reap();
+	client = hf_calloc(1, sizeof *client);
+	if (!client)
+		goto err0;
+	if (!hf_client_opts_copy(&client->opts, opts))
+		goto err1;
+	if (!hf_consul_init(&client->consul, &client->opts))
+		goto err2;
+	hf_engine_init(&client->engine, &hooks, client->opts.base);
+	hf_link_init(&client->sessions);
+	hf_keys_init(client);
+	hf_process_count(HF_CLIENTS, 1);
+	*out = client;
+	return HF_OK;
+err2:
+	hf_client_opts_free(&client->opts);
+err1:
+	hf_free(client);
+err0:
+	return hf_err_set(err, HF_NOMEM, "out of memory");
+}
+
+enum hf_err hf_client_close(struct hf_client *client, bool tell, struct hf_op **out,
+			    struct hf_error *err)
+{
+	return hf_engine_close(&client->engine, tell, HF_CLOSE_MS, out, err);
+}
+
+void hf_client_join(struct hf_client *client)
+{
+	if (hf_engine_here(&client->engine, NULL))
+		hf_engine_join(&client->engine);
+}
+
+void hf_client_drop(struct hf_client *client)
+{
+	if (!client)
+		return;
+	if (hf_engine_here(&client->engine, NULL)) {
+		hf_engine_shut(&client->engine, true, HF_CLOSE_MS);
+		hf_process_reap();
+	}
+	hf_engine_unref(&client->engine);
+}
+
+const char *hf_client_base(const struct hf_client *client)
+{
+	return client->opts.base;
+}
+
+enum hf_err hf_client_stats(struct hf_client *client, struct hf_stats *out, struct hf_error *err)
+{
+	long connections;
+
+	if (!hf_engine_here(&client->engine, err))
+		return err->code;
+	connections = atomic_load(&client->engine.connections);
+	pthread_mutex_lock(&client->engine.mutex);
+	*out = client->stats;
+	out->requests = client->engine.requests;
+	pthread_mutex_unlock(&client->engine.mutex);
+	out->connections = connections > 0 ? (uint64_t)connections : 0;
+	return HF_OK;
+}
+
+/* ---- requests ----------------------------------------------------------------------------- */
+
+static enum hf_err guard_locked(struct hf_op *op, struct hf_lock *guard, struct hf_error *err)
+{
+	if (!hf_lock_held_locked(guard))
+		return hf_lock_not_held_locked(guard, err);
+	hf_op_stand_on(op, &guard->hold->guard);
+	return HF_OK;
+}
+
+enum hf_err hf_request_start(struct hf_client *client, struct hf_lock *guard,
+			     const struct hf_request *req, struct hf_op **out, struct hf_error *err)
+{
+	struct hf_engine *engine = &client->engine;
+	struct hf_op *op;
+
+	if (!hf_engine_here(engine, err))
+		return err->code;
+	op = hf_request_new(engine, req, client->opts.timeout);
+	if (!op)
+		return hf_err_set(err, HF_NOMEM, "out of memory");
+	err->code = HF_OK;
+	pthread_mutex_lock(&engine->mutex);
+	if (!hf_engine_closed_locked(engine, err) && (!guard || !guard_locked(op, guard, err)))
+		hf_engine_submit_locked(engine, op, err);
+	pthread_mutex_unlock(&engine->mutex);
+	if (err->code)
+		hf_op_unref(op);
+	else
+		*out = op;
+	return err->code;
+}

@@ -1,0 +1,41 @@
+/* client.h: a client: an engine, a Consul, and what it knows of sessions and keys.
+ *
+ * Who may touch a field is written beside it, here and in the other headers of this folder, as in
+ * net/op.h: const, lock or thread. */
+#ifndef HF_CLIENT_H
+#define HF_CLIENT_H
+
+#include "consul/call.h"
+#include "net/engine.h"
+
+struct hf_session;
+struct hf_key;
+
+/* How long a close may take, ms. */
+#define HF_CLOSE_MS 3000
+
+struct hf_keys {
+	void *tree; /* all of them, by name */
+	struct hf_link idle; /* those that are only remembered, longest first */
+	size_t idle_count;
+	struct hf_link polled, rotation; /* those that somebody watches, by how (watch.c) */
+	size_t polled_count, rotation_count;
+	struct hf_op *reader; /* reads those in rotation; NULL: not running */
+};
+
+struct hf_client {
+	struct hf_engine engine; /* first: its references are the client's */
+	struct hf_client_opts opts; /* const */
+	struct hf_consul consul; /* const */
+	struct hf_stats stats; /* lock */
+	struct hf_link sessions; /* thread: struct hf_session.mine; counted */
+	struct hf_session *shared; /* thread: the one of them that locks use by default */
+	struct hf_keys keys; /* thread */
+};
+
+static inline struct hf_client *hf_client_of(struct hf_op *op)
+{
+	return HF_OF(struct hf_client, engine, op->engine);
+}
+
+#endif

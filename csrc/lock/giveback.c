@@ -1,0 +1,425 @@
+/* giveback.c: gives back what is held, or what an acquire may have got (undo). It goes by this
+ * table; whatever the caller was told meanwhile, it goes on until the server has answered or the
+ * time is over that nobody else can have the key in.
+ *
+ *   phase      asks                       answer               then
+ *   UNLOCKING  [check-index, unlock]      done                 the end: OK
+ *                                         moved, not ours      LOOKING
+ *                                         no session           the end: SESSION
+ *                                         anything else        UNLOCKING, later
+ *   LOOKING    get                        ours                 UNLOCKING, with that index
+ *                                         not ours: of a hold  CONFIRMING, or the end: OK when an
+ *                                                              unlock may have been carried out
+ *                                         not ours: undo       the end when the index is past that
+ *                                                              of every copy, or the client
+ *                                                              closes, else FENCING
+ *                                         trouble              LOOKING, later
+ *   CONFIRMING (waits for a renewal)        gone                 the end: SESSION
+ *                                         there, no answer     the end: LOST
+ *   FENCING    [check, lock, unlock]      done                 the end: the copies are dead
+ *                                         moved, held,         LOOKING, later
+ *                                         lock-delay, trouble
+ *                                         no session           the end: the copies are dead
+ *   any        (session gone)                                  the end: SESSION
+ *   any        (time over)                                     the end: what the trouble was;
+ *                                                              the session is retired
+ */
+#include "lock/lock.h"
+#include "lock/stray.h"
+
+#include "base/alloc.h"
+#include "base/random.h"
+#include "consul/txn.h"
+
+#include <string.h>
+#include <sys/eventfd.h>
+
+/* With nobody on the key, its last holder has died within the lock-delay. */
+#define DELAY_MIN 200
+#define DELAY_MAX 2000
+/* How long a renewal may take to tell whether the session is there, ms. */
+#define CONFIRM 500
+
+/* ---- how a hold ends here ------------------------------------------------------------------- */
+
+void hf_hold_end_locked(struct hf_hold *hold, enum hf_reason reason)
+{
+	struct hf_lock *lock = hold->lock;
+	struct hf_client *client = lock->client;
+	struct hf_session *session = hold->session;
+	bool released = reason == HF_BY_RELEASED;
+
+	hf_link_remove(&hold->place);
+	session->held--;
+	if (session->external && !session->held && session->state == HF_SESSION_ALIVE)
+		atomic_store(&session->deadline, HF_NEVER);
+	lock->hold = NULL;
+	lock->lost = !released;
+	lock->reason = reason;
+	/* An external session may outlive our lease, and the key with it. */
+	if (!released && reason != HF_BY_CLOSED && !(session->external && reason == HF_BY_DEADLINE))
+		hold->lost = true;
+	hf_guard_break(&hold->guard, hf_reason_text(reason));
+	if (lock->fd >= 0)
+		eventfd_write(lock->fd, 1);
+	client->stats.locks_held--;
+	if (!released)
+		client->stats.losses[reason]++;
+	/* The thread is there, or it would not be held. */
+	hf_engine_post_locked(&client->engine, &hold->op);
+	if (!released)
+		hf_op_unref(&hold->op); /* the lock's; the engine has one */
+}
+
+struct hf_hold *hf_hold_release_locked(struct hf_lock *lock, enum hf_reason reason)
+{
+	struct hf_hold *hold = lock->hold;
+
+	hf_hold_end_locked(hold, reason);
+	return hold;
+}
+
+/* ---- the end -------------------------------------------------------------------------------- */
+
+static void answer(struct hf_hold *h, enum hf_err code, const char *why)
+{
+	struct hf_error result;
+
+	hf_err_set(&result, code, "unlock \"%s\": %s", h->lock->key, why);
+	hf_op_finish(&h->op, &result);
+}
+
+/* A session that was made for one hold goes with it. */
+static void leave_session(struct hf_hold *h)
+{
+	struct hf_session *session = h->session;
+
+	h->session = NULL;
+	if (h->lock->session_opts)
+		hf_session_retire(session);
+	hf_session_leave(session);
+}
+
+static enum hf_step end(struct hf_hold *h, enum hf_err code, const char *why)
+{
+	struct hf_engine *engine = h->op.engine;
+
+	pthread_mutex_lock(&engine->mutex);
+	hf_client_of(&h->op)->stats.released += h->was_held && code == HF_OK;
+	pthread_mutex_unlock(&engine->mutex);
+	answer(h, code, why);
+	hf_key_pass(h->key, h);
+	hf_key_put(h->key);
+	h->key = NULL;
+	leave_session(h);
+	hf_wake_all(&h->over);
+	return HF_FINISH;
+}
+
+static enum hf_step lost(struct hf_hold *h);
+
+/* It was held until the caller gave it back, so it has not been lost: it could not be told to
+ * Consul. The key may be ours for as long as the session lives. */
+static enum hf_step give_up(struct hf_hold *h)
+{
+	struct hf_session *session = h->session;
+
+	if (!hf_session_ended(session)) {
+		hf_stray_note(session, h->key, 0);
+		hf_session_retire(session);
+	}
+	if (session->gone)
+		return lost(h);
+	if (!h->trouble)
+		return end(h, HF_TIMEOUT, "no answer before the lease was over");
+	return end(h, h->trouble->code, h->trouble->message);
+}
+
+/* ---- what goes wrong --------------------------------------------------------------------------
+ */
+
+static void note(struct hf_hold *h, const struct hf_error *err)
+{
+	if (!h->trouble)
+		h->trouble = hf_malloc(sizeof *h->trouble);
+	if (h->trouble)
+		*h->trouble = *err;
+	if (h->once)
+		answer(h, err->code, err->message); /* and go on without the caller */
+}
+
+static enum hf_step again(struct hf_hold *h, enum hf_giveback phase, const struct hf_error *err)
+{
+	note(h, err);
+	h->phase = phase;
+	return hf_op_backoff(&h->op, h->until);
+}
+
+/* ---- asking -----------------------------------------------------------------------------------
+ */
+
+static enum hf_step ask(struct hf_hold *h, enum hf_giveback phase)
+{
+	h->phase = phase;
+	return hf_op_send(&h->op, HF_COMMAND, true);
+}
+
+static struct hf_txn_op on_key(const struct hf_hold *h, enum hf_verb verb)
+{
+	return (struct hf_txn_op){.verb = verb,
+				  .key = h->lock->key,
+				  .session = h->session->id,
+				  .index = h->index,
+				  .value = h->lock->value,
+				  .value_len = h->lock->value_len};
+}
+
+static void add(struct hf_http *http, const struct hf_hold *h, enum hf_verb verb)
+{
+	const struct hf_txn_op op = on_key(h, verb);
+
+	hf_txn_add(http, &op);
+}
+
+static bool giveback_request(struct hf_op *op, struct hf_http *http)
+{
+	struct hf_hold *h = (struct hf_hold *)op;
+	const struct hf_consul *consul = &hf_client_of(op)->consul;
+	int64_t left = h->until - hf_now();
+
+	if (left <= 0 || hf_session_ended(h->session))
+		return false;
+	if (h->phase == HF_LOOKING) {
+		hf_kv_get(http, consul, h->lock->key, 0, true);
+	} else {
+		hf_txn_begin(http, consul, false);
+		add(http, h, h->index ? HF_CHECK_INDEX : HF_CHECK_NOT_EXISTS);
+		if (h->phase == HF_FENCING)
+			add(http, h, HF_LOCK);
+		add(http, h, HF_UNLOCK);
+		hf_txn_end(http);
+	}
+	if (left < http->timeout)
+		http->timeout = left;
+	return true;
+}
+
+/* ---- answers ----------------------------------------------------------------------------------
+ */
+
+static enum hf_step unlocked(struct hf_hold *h, const struct hf_http *http)
+{
+	struct hf_error err;
+	uint64_t index;
+
+	switch (hf_txn_read_write(http, &hf_client_of(&h->op)->consul, &index, &err)) {
+	case HF_V_OK:
+		hf_key_unlocked(h->key, index);
+		return end(h, HF_OK, "");
+	case HF_V_MOVED:
+	case HF_V_ABSENT:
+	case HF_V_NOT_OURS:
+		h->unsure |= http->sendings > 1;
+		return ask(h, HF_LOOKING);
+	case HF_V_FINAL: /* a token may be on its way, but nobody new should lean on this session */
+		hf_session_retire(h->session);
+		return again(h, HF_UNLOCKING, &err);
+	case HF_V_NO_SESSION:
+		hf_session_doubt(h->session);
+		return end(h, HF_LOST, err.message);
+	default:
+		h->unsure |= !hf_call_unheard(http);
+		return again(h, HF_UNLOCKING, &err);
+	}
+}
+
+/* The lease stood when it was given back, so a session that had ended has protected it to the end:
+ * nobody can have had the key before the lock-delay was over. */
+static enum hf_step lost(struct hf_hold *h)
+{
+	if (h->session->gone)
+		return end(h, HF_SESSION, "the session had ended before the lock was released");
+	return end(h, HF_LOST, "the lock had been lost before it was released");
+}
+
+/* Whether no copy of a lock that is under way can be carried out any more. */
+static bool copies_are_dead(const struct hf_hold *h, const struct hf_kv *kv)
+{
+	if (!kv->exists)
+		return !h->copies_make;
+	return kv->index > h->copies;
+}
+
+static enum hf_step looked(struct hf_hold *h, const struct hf_http *http)
+{
+	struct hf_error err;
+	struct hf_kv kv;
+
+	if (hf_kv_read(http, &hf_client_of(&h->op)->consul, &kv, &err) != HF_V_OK)
+		return again(h, HF_LOOKING, &err);
+	if (!hf_key_saw(h->key, &kv, http->sent))
+		hf_session_retire(h->session);
+	h->index = kv.index;
+	if (!strcmp(kv.session, h->session->id))
+		return ask(h, HF_UNLOCKING);
+	if (!h->was_held) {
+		/* At the close the end of the session, which comes next, sees to the copies. */
+		bool dead = copies_are_dead(h, &kv) ||
+			    (!h->session->external && hf_engine_is_closing(h->op.engine));
+
+		return dead ? end(h, HF_OK, "") : ask(h, HF_FENCING);
+	}
+	if (h->unsure)
+		return end(h, HF_OK, "");
+	if (h->session->external)
+		return lost(h);
+	/* The end of the session would look the same; a renewal knows. */
+	h->phase = HF_CONFIRMING;
+	hf_session_doubt(h->session);
+	return hf_op_park(&h->op, &h->session->confirmed, hf_now() + CONFIRM);
+}
+
+static enum hf_step fenced(struct hf_hold *h, const struct hf_http *http)
+{
+	struct hf_error err;
+	uint64_t index;
+
+	switch (hf_txn_read_write(http, &hf_client_of(&h->op)->consul, &index, &err)) {
+	case HF_V_OK:
+		hf_key_unlocked(h->key, index);
+		return end(h, HF_OK, "");
+	case HF_V_NO_SESSION:
+		hf_session_gone(h->session);
+		return end(h, HF_OK, "");
+	case HF_V_FINAL: /* and so would the copies be, as long as nobody changes what we may do */
+		hf_stray_note(h->session, h->key, h->copies_make ? 0 : h->copies);
+		hf_session_retire(h->session);
+		return end(h, err.code, err.message);
+	case HF_V_DELAY:
+		h->phase = HF_LOOKING;
+		return hf_op_sleep(&h->op, hf_now() + hf_jitter(DELAY_MIN, DELAY_MAX));
+	case HF_V_MOVED:
+	case HF_V_HELD:
+	case HF_V_ABSENT:
+	case HF_V_NOT_OURS: /* also a server whose indexes have gone back would say so, at any pace
+			     */
+		h->phase = HF_LOOKING;
+		return hf_op_backoff(&h->op, h->until);
+	default:
+		return again(h, HF_LOOKING, &err);
+	}
+}
+
+static enum hf_step giveback_reply(struct hf_op *op, const struct hf_http *http)
+{
+	struct hf_hold *h = (struct hf_hold *)op;
+
+	switch (h->phase) {
+	case HF_UNLOCKING:
+		return unlocked(h, http);
+	case HF_LOOKING:
+		return looked(h, http);
+	default:
+		return fenced(h, http);
+	}
+}
+
+/* ---- the op -----------------------------------------------------------------------------------
+ */
+
+/* At the client's close it has half of the time: the session's end needs the other. */
+static void hurry(struct hf_hold *h)
+{
+	struct hf_engine *engine = h->op.engine;
+	int64_t now = hf_now(), half;
+
+	pthread_mutex_lock(&engine->mutex);
+	half = now + (engine->close_by - now) / 2;
+	pthread_mutex_unlock(&engine->mutex);
+	if (half < h->until)
+		h->until = half;
+	h->op.deadline = h->until;
+}
+
+static enum hf_step begin(struct hf_hold *h)
+{
+	int64_t deadline = atomic_load(&h->session->deadline);
+
+	hf_guard_clear(&h->guard);
+	h->until = h->session->external ? HF_NEVER : deadline;
+	if (h->session->external &&
+	    h->op.deadline == HF_NEVER) /* nobody waits longer than a lease */
+		h->op.deadline = hf_now() + hf_session_lease(h->session);
+	if (h->op.deadline > h->until)
+		h->op.deadline = h->until;
+	if (hf_engine_is_closing(h->op.engine))
+		hurry(h);
+	if (h->lost)
+		return end(h, HF_LOST, "the lock has been lost");
+	h->index = h->token;
+	return ask(h, h->token ? HF_UNLOCKING : HF_LOOKING);
+}
+
+static enum hf_step giveback_next(struct hf_op *op)
+{
+	struct hf_hold *h = (struct hf_hold *)op;
+
+	if (h->phase == HF_START)
+		return begin(h);
+	if (h->phase == HF_CONFIRMING)
+		return lost(h);
+	if (hf_now() >= h->until || hf_session_ended(h->session))
+		return give_up(h);
+	return ask(h, h->phase);
+}
+
+/* Whoever stops waiting is told so; the lock has to be given back all the same. */
+static enum hf_step giveback_cancel(struct hf_op *op, enum hf_err why)
+{
+	struct hf_hold *h = (struct hf_hold *)op;
+	struct hf_error err;
+
+	if (why == HF_TIMEOUT && h->phase != HF_START && hf_now() >= h->until)
+		return give_up(h);
+	hf_op_why(op, why, &err);
+	if (why == HF_TIMEOUT && h->trouble && h->trouble->code == HF_DENIED)
+		answer(h, HF_DENIED, h->trouble->message);
+	else
+		answer(h, why, err.message);
+	if (h->phase != HF_START)
+		op->deadline = h->until;
+	if (why == HF_CLOSED)
+		hurry(h);
+	return HF_STAY;
+}
+
+static void giveback_free(struct hf_op *op)
+{
+	struct hf_hold *h = (struct hf_hold *)op;
+
+	hf_free(h->trouble);
+	hf_session_unref(h->session);
+	hf_lock_unref(h->lock);
+}
+
+static const struct hf_kind giveback_kind = {"giveback",     giveback_next,   giveback_request,
+					     giveback_reply, giveback_cancel, giveback_free};
+
+struct hf_hold *hf_hold_new(struct hf_lock *lock)
+{
+	struct hf_hold *h = hf_op_new(&lock->client->engine, &giveback_kind, sizeof *h);
+
+	if (!h)
+		return NULL;
+	hf_lock_ref(lock);
+	h->lock = lock;
+	hf_guard_init(&h->guard, &h->op, lock->key);
+	hf_link_init(&h->place);
+	hf_link_init(&h->over);
+	return h;
+}
+
+void hf_hold_undo(struct hf_hold *hold)
+{
+	hf_engine_add(hold->op.engine, &hold->op);
+}

@@ -1,0 +1,70 @@
+/* key.h: what a client knows of a key: what it has seen of it, and whose turn it is. One hold at a
+ * time contends for a key or has it; the others of the client wait here and not at the server.
+ * The engine's thread only. */
+#ifndef HF_KEY_H
+#define HF_KEY_H
+
+#include "consul/kv.h"
+#include "lock/client.h"
+
+/* A key that nobody else seems to use is tried without a look for so long after our unlock, ms. */
+#define HF_FRESH 60000
+
+struct hf_key {
+	char *name;
+	struct hf_client *client;
+	size_t refs; /* whoever refers to it; 0: it is remembered only */
+
+	const void *owner; /* whose turn it is: a hold, or an op that does not know yet; or NULL */
+	const struct hf_session *owner_session; /* which one the owner goes by; NULL: not decided */
+	struct hf_link turn; /* ops that wait for their turn, in order */
+	size_t waiting; /* how many */
+
+	bool known; /* seen has been seen */
+	struct hf_kv seen;
+	int64_t seen_at; /* when it was known here */
+	bool ours; /* seen is what our own unlock left */
+	int64_t contended; /* when another's session was last seen on it, 0: never */
+	int64_t paid; /* until when refused tries have been paid for (acquire.c) */
+
+	size_t watchers; /* ops that want to know when it changes */
+	struct hf_link changed; /* ... and wait for that */
+	struct hf_error *failure; /* why it cannot be read; NULL: it can, or has not been tried */
+	bool refused; /* and will not be, as long as nobody changes what we may do */
+	struct hf_op *poll; /* watch.c */
+	struct hf_link place; /* keys->idle, polled or rotation */
+	unsigned quick; /* polls in a row that came back soon, and told nothing new */
+
+	struct suspect *suspect; /* stray.c: the last one */
+	bool stray; /* stray.c: it is being given back */
+};
+
+/* Finds or makes the entry for a key and takes a reference on it. NULL when memory is out. */
+struct hf_key *hf_key_get(struct hf_client *client, const char *name);
+void hf_key_ref(struct hf_key *key);
+/* Gives a reference back. NULL is fine. */
+void hf_key_put(struct hf_key *key);
+/* Takes the turn for owner if it is nobody's, or if it has come for op, which waited for it. */
+bool hf_key_take(struct hf_key *key, const struct hf_op *op, const void *owner);
+/* Waits for the turn. Answers HF_SLEEP. */
+enum hf_step hf_key_queue(struct hf_key *key, struct hf_op *op);
+/* op has queued and does not want its turn any more. */
+void hf_key_leave(struct hf_key *key, const struct hf_op *op);
+/* Ends owner's turn, and begins that of whoever is next. Harmless when it is not owner's. */
+void hf_key_pass(struct hf_key *key, const void *owner);
+/* Notes what a request, which was sent at a time, has told of a key, and wakes who waits for a
+ * change. Answers false when the key has gone back in time: the server's data has been replaced. */
+bool hf_key_saw(struct hf_key *key, const struct hf_kv *kv, int64_t sent);
+/* Notes what our own unlock left. */
+void hf_key_unlocked(struct hf_key *key, uint64_t index);
+/* Notes that a key cannot be read, for good or not, and wakes who waits for a change. */
+void hf_key_failed(struct hf_key *key, const struct hf_error *why, bool final);
+/* Whether seen is recent knowledge of our own that nobody seems to have made obsolete. */
+bool hf_key_fresh(const struct hf_key *key);
+/* Whether a session other than this one has it, as far as we have seen: then it is contended. */
+bool hf_key_taken(struct hf_key *key, const char *session);
+void hf_keys_init(struct hf_client *client);
+/* Frees them all. Nobody refers to one any more. */
+void hf_keys_free(struct hf_client *client);
+
+#endif

@@ -1,0 +1,256 @@
+/* lock.c: lock objects: what they are, what they say of themselves, and how a hold begins. Their
+ * ops are in acquire.c, giveback.c and destroy.c. */
+#include "lock/lock.h"
+
+#include "base/alloc.h"
+#include "base/config.h"
+#include "net/process.h"
+
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* ---- lock objects ------------------------------------------------------------------------- */
+
+static void lock_free(struct hf_lock *lock)
+{
+	struct hf_client *client = lock->client;
+
+	if (lock->session_opts) {
+		hf_session_opts_free(lock->session_opts);
+		hf_free(lock->session_opts);
+	}
+	if (lock->fd >= 0)
+		close(lock->fd);
+	hf_free(lock->session_id);
+	hf_free(lock->key);
+	hf_free(lock->value);
+	hf_free(lock);
+	hf_engine_unref(&client->engine);
+	hf_process_count(HF_LOCKS, -1);
+}
+
+void hf_lock_ref(struct hf_lock *lock)
+{
+	atomic_fetch_add(&lock->refs, 1);
+}
+
+void hf_lock_unref(struct hf_lock *lock)
+{
+	if (lock && atomic_fetch_sub(&lock->refs, 1) == 1)
+		lock_free(lock);
+}
+
+static bool copy_session_opts(struct hf_lock *lock, const struct hf_session_opts *opts)
+{
+	if (!opts)
+		return true;
+	lock->session_opts = hf_calloc(1, sizeof *lock->session_opts);
+	return lock->session_opts && hf_session_opts_copy(lock->session_opts, opts);
+}
+
+enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opts,
+			struct hf_lock **out, struct hf_error *err)
+{
+	struct hf_lock *lock;
+
+	if (!hf_engine_here(&client->engine, err))
+		return err->code;
+	err->code = HF_OK;
+	pthread_mutex_lock(&client->engine.mutex);
+	hf_engine_closed_locked(&client->engine, err);
+	pthread_mutex_unlock(&client->engine.mutex);
+	if (err->code)
+		return err->code;
+	lock = hf_calloc(1, sizeof *lock);
+	if (!lock)
+		return hf_err_set(err, HF_NOMEM, "out of memory");
+	lock->client = client;
+	hf_engine_ref(&client->engine);
+	hf_process_count(HF_LOCKS, 1);
+	lock->refs = 1;
+	lock->fd = -1;
+	lock->key = hf_strdup(opts->key);
+	lock->value = hf_memdup(opts->value, opts->value_len);
+	lock->value_len = opts->value_len;
+	lock->session_id = hf_strdup(opts->session);
+	lock->monitor_key = opts->monitor_key;
+	if (!lock->key || !lock->value || (opts->session && !lock->session_id) ||
+	    !copy_session_opts(lock, opts->session_opts)) {
+		lock_free(lock);
+		return hf_err_set(err, HF_NOMEM, "out of memory");
+	}
+	*out = lock;
+	return HF_OK;
+}
+
+struct hf_client *hf_lock_client(struct hf_lock *lock)
+{
+	return lock->client;
+}
+
+const char *hf_lock_key(struct hf_lock *lock)
+{
+	return lock->key;
+}
+
+/* ---- what it says of itself --------------------------------------------------------------- */
+
+bool hf_lock_held_locked(struct hf_lock *lock)
+{
+	/* Looking at the session may end the hold. */
+	return lock->hold && hf_session_alive_locked(lock->hold->session);
+}
+
+void hf_lock_state(struct hf_lock *lock, struct hf_lock_state *out)
+{
+	*out = (struct hf_lock_state){.reason = HF_BY_FORKED, .lost = true};
+	if (!hf_engine_here(&lock->client->engine, NULL))
+		return;
+	pthread_mutex_lock(&lock->client->engine.mutex);
+	out->held = hf_lock_held_locked(lock);
+	out->lost = lock->lost;
+	out->reason = lock->reason;
+	if (out->held) {
+		struct hf_session *session = lock->hold->session;
+
+		out->remaining = atomic_load(&session->deadline) - hf_now();
+		out->token = lock->hold->token;
+		memcpy(out->session, session->id, sizeof out->session);
+	} else if (lock->session_id) {
+		strncpy(out->session, lock->session_id, sizeof out->session - 1);
+	}
+	pthread_mutex_unlock(&lock->client->engine.mutex);
+}
+
+enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err)
+{
+	if (lock->lost)
+		return hf_err_set(err, HF_LOST, "the lock on \"%s\" has been lost: %s", lock->key,
+				  hf_reason_text(lock->reason));
+	return hf_err_set(err, HF_NOT_HELD, "the lock on \"%s\" is not held", lock->key);
+}
+
+int hf_lock_fd(struct hf_lock *lock, struct hf_error *err)
+{
+	int fd;
+
+	if (!hf_engine_here(&lock->client->engine, err))
+		return -1;
+	pthread_mutex_lock(&lock->client->engine.mutex);
+	fd = hf_fd_demand_locked(&lock->fd, !lock->hold, err);
+	pthread_mutex_unlock(&lock->client->engine.mutex);
+	return fd;
+}
+
+bool hf_lock_wait(struct hf_lock *lock, int64_t timeout, struct hf_error *err)
+{
+	struct hf_lock_state state;
+
+	err->code = HF_OK;
+	hf_lock_state(lock, &state);
+	if (!state.held)
+		return true;
+	if (timeout != 0)
+		hf_fd_wait(hf_lock_fd(lock, err), timeout, err);
+	hf_lock_state(lock, &state);
+	return !state.held;
+}
+
+/* ---- holds -------------------------------------------------------------------------------- */
+
+void hf_lock_begin_hold_locked(struct hf_hold *hold, int64_t sent)
+{
+	struct hf_lock *lock = hold->lock;
+	struct hf_client *client = lock->client;
+	struct hf_session *session = hold->session;
+	int64_t lease = sent + hf_session_lease(session);
+	eventfd_t ignored;
+
+	hf_op_ref(&hold->op);
+	lock->hold = hold;
+	lock->lost = false;
+	lock->reason = HF_NO_REASON;
+	hold->guard.until = &session->deadline;
+	hold->was_held = true;
+	/* The lease of an external session begins with the first hold, and has no other proof yet.
+	 */
+	if (session->external && (!session->held || lease > atomic_load(&session->deadline)))
+		atomic_store(&session->deadline, lease);
+	hf_link_append(&session->holds, &hold->place);
+	session->held++;
+	if (lock->fd >= 0)
+		eventfd_read(lock->fd, &ignored);
+	client->stats.acquired++;
+	client->stats.locks_held++;
+}
+
+/* ---- the end of it ------------------------------------------------------------------------ */
+
+enum hf_err hf_lock_release(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
+			    struct hf_error *err)
+{
+	struct hf_engine *engine = &lock->client->engine;
+	struct hf_hold *hold;
+
+	if (!hf_engine_here(engine, err))
+		return err->code;
+	err->code = HF_OK;
+	pthread_mutex_lock(&engine->mutex);
+	if (hf_engine_closed_locked(engine, err)) {
+		;
+	} else if (!hf_lock_held_locked(lock)) {
+		hf_lock_not_held_locked(lock, err);
+	} else {
+		lock->hold->once = timeout == 0;
+		lock->hold->op.deadline = hf_op_deadline(timeout);
+		hold = hf_hold_release_locked(lock, HF_BY_RELEASED);
+		*out = &hold->op;
+	}
+	pthread_mutex_unlock(&engine->mutex);
+	return err->code;
+}
+
+static void let_go_locked(struct hf_lock *lock, struct hf_hold **hold)
+{
+	if (hf_lock_held_locked(lock))
+		*hold = hf_hold_release_locked(lock, HF_BY_RELEASED);
+	else if (lock->acquiring)
+		hf_op_stop_locked(lock->acquiring, HF_CANCELED);
+}
+
+/* In one go: an acquire that wins meanwhile would have nobody to give its hold back. */
+void hf_lock_let_go(struct hf_lock *lock)
+{
+	struct hf_engine *engine = &lock->client->engine;
+	struct hf_hold *hold = NULL;
+
+	if (!hf_engine_here(engine, NULL))
+		return;
+	pthread_mutex_lock(&engine->mutex);
+	if (!engine->closing)
+		let_go_locked(lock, &hold);
+	pthread_mutex_unlock(&engine->mutex);
+	if (hold)
+		hf_op_unref(&hold->op);
+}
+
+void hf_lock_drop(struct hf_lock *lock)
+{
+	if (!lock)
+		return;
+	hf_lock_let_go(lock);
+	hf_lock_unref(lock);
+}
+
+void hf_lock_cancel(struct hf_lock *lock)
+{
+	struct hf_engine *engine = &lock->client->engine;
+
+	if (!hf_engine_here(engine, NULL))
+		return;
+	pthread_mutex_lock(&engine->mutex);
+	if (lock->acquiring && !engine->closing)
+		hf_op_stop_locked(lock->acquiring, HF_CANCELED);
+	pthread_mutex_unlock(&engine->mutex);
+}

@@ -1,0 +1,76 @@
+/* lock.h: lock objects and their holds. A hold is also the op that gives it back: made before it
+ * is needed, submitted when it ends. */
+#ifndef HF_LOCK_H
+#define HF_LOCK_H
+
+#include "lock/key.h"
+#include "lock/session.h"
+
+struct hf_lock {
+	struct hf_client *client; /* const; counted */
+	char *key; /* const */
+	char *value; /* const */
+	size_t value_len; /* const */
+	struct hf_session_opts *session_opts; /* const: a session of its own, or NULL */
+	char *session_id; /* const: an external session, or NULL */
+	bool monitor_key; /* const */
+	atomic_int refs;
+
+	struct hf_op *acquiring; /* lock; not counted: the op takes itself out */
+	struct hf_hold *hold; /* lock; counted. NULL: not held */
+	bool lost; /* lock */
+	enum hf_reason reason; /* lock: how the last hold ended */
+	int fd; /* lock; -1 until asked for */
+};
+
+enum hf_giveback { HF_START, HF_UNLOCKING, HF_LOOKING, HF_CONFIRMING, HF_FENCING };
+
+struct hf_hold {
+	struct hf_op op; /* gives it back (giveback.c) */
+	struct hf_guard guard; /* what ends with it */
+	struct hf_lock *lock; /* const; counted */
+	struct hf_session *session; /* const once held; counted and joined until given back */
+	struct hf_key *key; /* thread; its turn is ours, or we wait for it. NULL: given back */
+	struct hf_link place; /* lock: session->holds */
+	uint64_t token; /* const once held: the index of its acquisition */
+	bool was_held; /* const once submitted: an unlock; else an acquire takes back its tries */
+	bool lost; /* const once submitted: nothing is ours to give back */
+	bool once; /* const once submitted: the caller wants to hear of the first try */
+
+	/* Tries of the acquire whose outcome is not known, or that may come once more. */
+	uint64_t copies; /* thread: the highest index one is conditional on; 0: none */
+	bool copies_make; /* thread: one is conditional on the key's absence */
+
+	enum hf_giveback phase; /* thread */
+	uint64_t index; /* thread: what the next write is conditional on; 0: absence */
+	bool unsure; /* thread: an unlock that failed may have been carried out */
+	int64_t until; /* thread: not at any price */
+	struct hf_error *trouble; /* thread: what went wrong last, NULL: nothing */
+	struct hf_link over; /* thread: ops that wait for its end */
+};
+
+void hf_lock_ref(struct hf_lock *lock);
+/* NULL is fine. Never takes the mutex. */
+void hf_lock_unref(struct hf_lock *lock);
+/* Whether it is held at this moment; looks at the lease. */
+bool hf_lock_held_locked(struct hf_lock *lock);
+/* Begins a hold, which the lock counts, and which the server has granted to a request that was sent
+ * at a time. */
+void hf_lock_begin_hold_locked(struct hf_hold *hold, int64_t sent);
+/* Fills *err with LOST or NOT_HELD, whichever it is, and answers that. */
+enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err);
+
+/* ---- holds (giveback.c) ---- */
+
+/* Makes a hold that has not begun. NULL when memory is out. */
+struct hf_hold *hf_hold_new(struct hf_lock *lock);
+/* Ends a hold here: what is guarded by it is over, and a loss is latched unless reason is released.
+ * What the server has to be told is told in the background. */
+void hf_hold_end_locked(struct hf_hold *hold, enum hf_reason reason);
+/* The same, with the lock's reference on the hold for the caller: the op to wait for. */
+struct hf_hold *hf_hold_release_locked(struct hf_lock *lock, enum hf_reason reason);
+/* thread: takes back what an acquire may have got, by a hold that never began. Takes over the
+ * caller's reference. */
+void hf_hold_undo(struct hf_hold *hold);
+
+#endif

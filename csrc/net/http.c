@@ -1,0 +1,339 @@
+#include "net/http.h"
+
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define MAX_HEADERS (64 * 1024)
+#define KEEPALIVE 15L /* seconds: a long poll across a dead NAT entry must not wait for ever */
+
+/* ---- headers ------------------------------------------------------------------------------ */
+
+bool hf_http_add_header(struct curl_slist **list, const char *line)
+{
+	struct curl_slist *longer = curl_slist_append(*list, line);
+
+	if (longer)
+		*list = longer;
+	return longer != NULL;
+}
+
+void hf_http_free_headers(struct curl_slist *list)
+{
+	curl_slist_free_all(list);
+}
+
+/* ---- callbacks of libcurl ----------------------------------------------------------------- */
+
+/* Sockets must not leak into programs that the process starts, and they are counted. */
+static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+	struct hf_http *http = arg;
+	int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+
+	(void)purpose;
+	if (fd < 0)
+		return CURL_SOCKET_BAD;
+	http->opened = true;
+	return fd;
+}
+
+/* Called when a connection is there, before the request is sent. The process may have been
+ * suspended since the engine looked at the guard. */
+static int before_sending(void *arg, char *to_ip, char *from_ip, int to_port, int from_port)
+{
+	struct hf_http *http = arg;
+
+	(void)to_ip, (void)from_ip, (void)to_port, (void)from_port;
+	if (http->opened)
+		atomic_fetch_add(http->connections, 1);
+	http->opened = false;
+	if (http->guard && !hf_guard_stands(http->guard))
+		return CURL_PREREQFUNC_ABORT;
+	http->sendings++;
+	return CURL_PREREQFUNC_OK;
+}
+
+/* libcurl tells of the end of sockets that were connected only. One that was, but had no request
+ * on it (TLS failed), has to be counted for that. */
+void hf_http_end(struct hf_http *http, CURL *easy)
+{
+	curl_off_t connected = 0;
+
+	if (http->opened)
+		curl_easy_getinfo(easy, CURLINFO_CONNECT_TIME_T, &connected);
+	if (connected > 0)
+		atomic_fetch_add(http->connections, 1);
+	http->opened = false;
+}
+
+/* arg is the gauge itself: a connection outlives the request that opened it. */
+static int close_socket(void *arg, curl_socket_t fd)
+{
+	atomic_long *connections = arg;
+
+	atomic_fetch_sub(connections, 1);
+	return close(fd);
+}
+
+static size_t take_body(char *data, size_t size, size_t count, void *arg)
+{
+	struct hf_http *http = arg;
+	size_t len = size * count;
+	size_t room = http->max_body - http->reply.len;
+
+	http->truncated = len > room;
+	if (http->truncated)
+		len = room;
+	return hf_buf_add(&http->reply, data, len) && !http->truncated ? size * count : 0;
+}
+
+static size_t take_header(char *data, size_t size, size_t count, void *arg)
+{
+	struct hf_http *http = arg;
+	size_t len = size * count;
+
+	/* Only the last response counts: 100 Continue and the like come before it. */
+	if (len > 5 && !memcmp(data, "HTTP/", 5)) {
+		hf_buf_reset(&http->reply_headers);
+		return len;
+	}
+	if (http->reply_headers.len + len > MAX_HEADERS)
+		return 0;
+	return hf_buf_add(&http->reply_headers, data, len) ? len : 0;
+}
+
+/* ---- the request -------------------------------------------------------------------------- */
+
+/* Remembers the first option that libcurl refuses. */
+#define SET(option, value) \
+	do { \
+		if (!result) \
+			result = curl_easy_setopt(easy, CURLOPT_##option, value); \
+	} while (0)
+
+static CURLcode set_common(struct hf_http *http, CURL *easy)
+{
+	CURLcode result = CURLE_OK;
+
+	SET(NOSIGNAL, 1L);
+	SET(QUICK_EXIT, 1L); /* a resolver thread that hangs must not hang the worker */
+	SET(PROTOCOLS_STR, "http,https");
+	SET(FOLLOWLOCATION, 0L);
+	SET(NOPROGRESS, 1L);
+	SET(ERRORBUFFER, http->detail);
+	SET(OPENSOCKETFUNCTION, open_socket);
+	SET(OPENSOCKETDATA, http);
+	SET(PREREQFUNCTION, before_sending);
+	SET(PREREQDATA, http);
+	SET(CLOSESOCKETFUNCTION, close_socket);
+	SET(CLOSESOCKETDATA, http->connections);
+	SET(WRITEFUNCTION, take_body);
+	SET(WRITEDATA, http);
+	SET(HEADERFUNCTION, take_header);
+	SET(HEADERDATA, http);
+	SET(TCP_KEEPALIVE, 1L);
+	SET(TCP_KEEPIDLE, KEEPALIVE);
+	SET(TCP_KEEPINTVL, KEEPALIVE);
+	SET(TIMEOUT_MS, (long)http->timeout);
+	SET(CONNECTTIMEOUT_MS, (long)http->timeout);
+	SET(FRESH_CONNECT, (long)http->fresh);
+	SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	return result;
+}
+
+static CURLcode set_peer(CURL *easy, const struct hf_peer *peer)
+{
+	CURLcode result = CURLE_OK;
+
+	SET(PROXY, ""); /* what http_proxy names rarely knows the way to an agent on this host */
+	SET(HTTPHEADER, peer->headers);
+	SET(CONNECT_TO, peer->connect_to);
+	SET(UNIX_SOCKET_PATH, peer->unix_socket);
+	SET(USERPWD, peer->auth);
+	if (peer->ca_file)
+		SET(CAINFO, peer->ca_file);
+	if (peer->ca_path)
+		SET(CAPATH, peer->ca_path);
+	SET(SSLCERT, peer->cert_file);
+	SET(SSLKEY, peer->key_file);
+	SET(SSL_VERIFYPEER, (long)peer->verify);
+	SET(SSL_VERIFYHOST, peer->verify ? 2L : 0L);
+	return result;
+}
+
+static CURLcode set_method(struct hf_http *http, CURL *easy)
+{
+	bool write = !strcmp(http->method, "POST") || !strcmp(http->method, "PUT");
+	CURLcode result = CURLE_OK;
+
+	SET(URL, hf_buf_text(&http->url));
+	if (!strcmp(http->method, "HEAD")) {
+		SET(NOBODY, 1L);
+		return result;
+	}
+	if (http->has_body || write) {
+		SET(POSTFIELDSIZE_LARGE, (curl_off_t)http->body.len);
+		SET(POSTFIELDS, hf_buf_text(&http->body));
+	}
+	SET(CUSTOMREQUEST, http->method);
+	return result;
+}
+
+void hf_http_no_memory(struct hf_http *http)
+{
+	hf_http_done(http, CURLE_OUT_OF_MEMORY);
+}
+
+enum hf_err hf_http_start(struct hf_http *http, CURL *easy, atomic_long *connections)
+{
+	CURLcode result = CURLE_OK;
+
+	http->easy = easy;
+	http->connections = connections;
+	http->sent = hf_now();
+	if (http->url.failed || http->body.failed) {
+		hf_http_no_memory(http);
+		return http->error;
+	}
+	curl_easy_reset(easy);
+	result = set_common(http, easy);
+	if (!result && http->peer)
+		result = set_peer(easy, http->peer);
+	else if (!result)
+		SET(HTTPHEADER, http->headers);
+	if (!result)
+		result = set_method(http, easy);
+	if (result)
+		hf_http_done(http, result);
+	return result ? http->error : HF_OK;
+}
+
+/* ---- the reply ---------------------------------------------------------------------------- */
+
+static enum hf_err error_of(CURLcode result)
+{
+	switch (result) {
+	case CURLE_OK:
+		return HF_OK;
+	case CURLE_OUT_OF_MEMORY:
+	case CURLE_FAILED_INIT:
+		return HF_NOMEM;
+	case CURLE_OPERATION_TIMEDOUT:
+		return HF_TIMEOUT;
+	case CURLE_UNSUPPORTED_PROTOCOL:
+	case CURLE_URL_MALFORMAT:
+	case CURLE_BAD_FUNCTION_ARGUMENT:
+		return HF_INVALID;
+	case CURLE_SSL_CONNECT_ERROR:
+	case CURLE_PEER_FAILED_VERIFICATION:
+	case CURLE_SSL_CERTPROBLEM:
+	case CURLE_SSL_CIPHER:
+	case CURLE_SSL_CACERT_BADFILE:
+	case CURLE_SSL_ISSUER_ERROR:
+	case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
+		return HF_TLS;
+	case CURLE_WEIRD_SERVER_REPLY:
+	case CURLE_WRITE_ERROR:
+	case CURLE_BAD_CONTENT_ENCODING:
+		return HF_PROTOCOL;
+	default:
+		return HF_CONNECT;
+	}
+}
+
+const char *hf_http_header(const struct hf_http *http, const char *name)
+{
+	const char *line = hf_buf_text(&http->reply_headers);
+	size_t len = strlen(name);
+
+	while (*line) {
+		if (!strncasecmp(line, name, len))
+			return line + len + strspn(line + len, " ");
+		line += strcspn(line, "\n");
+		line += *line == '\n';
+	}
+	return NULL;
+}
+
+static void describe(struct hf_http *http, CURLcode result)
+{
+	const char *why = http->detail[0] ? http->detail : curl_easy_strerror(result);
+	struct hf_error text;
+
+	hf_err_set(&text, http->error, "%s", why);
+	memcpy(http->message, text.message, sizeof http->message - 1);
+	http->message[sizeof http->message - 1] = '\0';
+}
+
+void hf_http_done(struct hf_http *http, CURLcode result)
+{
+	bool no_memory = http->reply.failed || http->reply_headers.failed;
+
+	http->elapsed = hf_now() - http->sent;
+	if (no_memory)
+		result = CURLE_OUT_OF_MEMORY;
+	else if (result == CURLE_WRITE_ERROR && http->truncated && http->cut)
+		result = CURLE_OK;
+	http->error = error_of(result);
+	/* A reply that is not HTTP looks like HTTP/0.9, and that is what libcurl says. */
+	if (result == CURLE_UNSUPPORTED_PROTOCOL && http->sendings)
+		http->error = HF_PROTOCOL;
+	if (http->error) {
+		http->maybe_sent = http->sendings > 0;
+		describe(http, result);
+	} else {
+		curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &http->status);
+	}
+	http->easy = NULL;
+}
+
+void hf_http_own(CURL *easy, void *owner)
+{
+	curl_easy_setopt(easy, CURLOPT_PRIVATE, owner);
+}
+
+void *hf_http_owner(CURL *easy)
+{
+	char *owner = NULL;
+
+	curl_easy_getinfo(easy, CURLINFO_PRIVATE, &owner);
+	return owner;
+}
+
+void hf_http_reset(struct hf_http *http)
+{
+	hf_buf_reset(&http->url);
+	hf_buf_reset(&http->body);
+	hf_buf_reset(&http->reply);
+	hf_buf_reset(&http->reply_headers);
+	http->peer = NULL;
+	http->guard = NULL;
+	http->has_body = http->fresh = http->cut = false;
+	http->truncated = http->maybe_sent = false;
+	http->sendings = 0;
+	http->error = HF_OK;
+	http->status = 0;
+	http->message[0] = http->detail[0] = '\0';
+}
+
+void hf_http_free(struct hf_http *http)
+{
+	hf_buf_free(&http->url);
+	hf_buf_free(&http->body);
+	hf_buf_free(&http->reply);
+	hf_buf_free(&http->reply_headers);
+	curl_slist_free_all(http->headers);
+	http->headers = NULL;
+}
+
+CURL *hf_http_new_easy(void)
+{
+	return curl_easy_init();
+}
+
+void hf_http_free_easy(CURL *easy)
+{
+	curl_easy_cleanup(easy);
+}

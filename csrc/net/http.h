@@ -1,0 +1,79 @@
+/* http.h: one HTTP request and what came of it. The only file that uses curl_easy_*. Everything
+ * here belongs to the engine's thread, except that an op's maker may fill a request beforehand and
+ * read a reply afterwards. */
+#ifndef HF_HTTP_H
+#define HF_HTTP_H
+
+#include "base/buf.h"
+#include "hf.h"
+#include "net/guard.h"
+
+#include <curl/curl.h>
+#include <stdatomic.h>
+
+/* How to reach a server: what all requests to it share. const once it has been made. */
+struct hf_peer {
+	const char *unix_socket, *auth, *ca_file, *ca_path, *cert_file, *key_file;
+	bool verify;
+	struct curl_slist *headers, *connect_to;
+};
+
+struct hf_http {
+	/* the request */
+	const struct hf_peer
+		*peer; /* NULL: wherever the URL says, the environment's proxy included */
+	const char *method; /* a constant, or the op's */
+	struct hf_buf url, body;
+	bool has_body;
+	struct curl_slist *headers; /* without a peer; freed with the rest */
+	int64_t timeout; /* ms */
+	size_t max_body; /* of the reply; more is not read */
+	bool cut; /* a reply that is longer is not an error */
+	bool fresh; /* on a new connection: the pooled ones may be dead without knowing */
+	const struct hf_guard *guard; /* the request does not leave once it is broken; NULL: none */
+
+	/* the reply */
+	enum hf_err error; /* HF_OK: there is a reply, of whatever status */
+	char message[256]; /* what went wrong */
+	bool maybe_sent; /* failed, but the server may have acted on it */
+	unsigned sendings; /* libcurl sends again when a kept connection turns out to be dead */
+	long status;
+	struct hf_buf reply, reply_headers;
+	bool truncated;
+	int64_t sent, elapsed; /* when it was sent (hf_now) and how long it took, ms */
+
+	/* private */
+	CURL *easy;
+	char detail[CURL_ERROR_SIZE];
+	bool opened; /* a socket was opened for it and is not counted yet */
+	atomic_long *connections; /* gauge of open connections, counted by the socket callbacks */
+};
+
+/* Adds a line to a list that may be NULL; on failure the old list stays as it is. */
+bool hf_http_add_header(struct curl_slist **list, const char *line);
+void hf_http_free_headers(struct curl_slist *list);
+
+/* Forgets the last request and reply, keeps memory. */
+void hf_http_reset(struct hf_http *http);
+/* Makes easy ready to be added to the multi handle. http->easy is easy from now on. Counts the
+ * connections it opens in *connections. */
+enum hf_err hf_http_start(struct hf_http *http, CURL *easy, atomic_long *connections);
+/* To be called when a transfer ends in whatever way, before its handle is removed. */
+void hf_http_end(struct hf_http *http, CURL *easy);
+/* Reads off easy what came of the transfer; the handle is the caller's again. */
+void hf_http_done(struct hf_http *http, CURLcode result);
+/* The request fails for want of memory before it began. */
+void hf_http_no_memory(struct hf_http *http);
+/* The value of a header of the reply up to its line end, NULL when there is none. name is in lower
+ * case and ends in a colon. */
+const char *hf_http_header(const struct hf_http *http, const char *name);
+/* Sets what is handed to whoever finds the easy handle finished, and finds it. */
+void hf_http_own(CURL *easy, void *owner);
+void *hf_http_owner(CURL *easy);
+/* Frees what is in it. */
+void hf_http_free(struct hf_http *http);
+
+CURL *hf_http_new_easy(void);
+void hf_http_free_easy(CURL *easy);
+
+#endif

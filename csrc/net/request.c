@@ -1,0 +1,119 @@
+#include "net/request.h"
+
+#include "base/alloc.h"
+
+#include <string.h>
+
+struct request {
+	struct hf_op op; /* owns its struct hf_http, which the response is in */
+	char *method;
+	struct hf_response response;
+};
+
+static void request_free(struct hf_op *op)
+{
+	hf_free(((struct request *)op)->method);
+}
+
+/* A URL for a message: what comes before the @ may be a password. */
+static void describe(struct hf_error *result, const struct request *r, const struct hf_http *http)
+{
+	const char *url = hf_buf_text(&http->url), *host = strstr(url, "://"), *at;
+	int scheme;
+
+	host = host ? host + 3 : url;
+	scheme = (int)(host - url);
+	at = memchr(host, '@', strcspn(host, "/?#"));
+	hf_err_set(result, http->error, "%s %.*s%s: %s", r->method, scheme, url, at ? at + 1 : host,
+		   http->message);
+}
+
+static enum hf_step request_next(struct hf_op *op)
+{
+	return hf_op_send(op, HF_USER, false);
+}
+
+static bool request_ready(struct hf_op *op, struct hf_http *http)
+{
+	(void)op, (void)http;
+	return true;
+}
+
+static enum hf_step request_reply(struct hf_op *op, const struct hf_http *http)
+{
+	struct request *r = (struct request *)op;
+	struct hf_error result = {HF_OK, ""};
+
+	if (http->error)
+		describe(&result, r, http);
+	r->response = (struct hf_response){
+		.status = http->status,
+		.headers = hf_buf_text(&http->reply_headers),
+		.headers_len = http->reply_headers.len,
+		.body = hf_buf_text(&http->reply),
+		.body_len = http->reply.len,
+		.truncated = http->truncated,
+		.elapsed = http->elapsed,
+	};
+	hf_op_finish(op, &result);
+	return HF_FINISH;
+}
+
+static const struct hf_kind request_kind = {"request",	   request_next, request_ready,
+					    request_reply, NULL,	 request_free};
+
+const struct hf_response *hf_op_response(struct hf_op *op)
+{
+	struct request *r = (struct request *)op;
+
+	if (!hf_engine_here(op->engine, NULL) || op->kind != &request_kind || !hf_op_done(op) ||
+	    op->code)
+		return NULL;
+	return &r->response;
+}
+
+/* libcurl calls a body a form unless told what it is, and asks before it sends a long one. */
+static bool add_headers(struct hf_http *http, const struct hf_list *headers)
+{
+	bool typed = false;
+
+	for (size_t i = 0; i < headers->count; i++) {
+		typed |= !strncasecmp(headers->items[i], "content-type:", 13);
+		if (!hf_http_add_header(&http->headers, headers->items[i]))
+			return false;
+	}
+	return (typed || hf_http_add_header(&http->headers, "Content-Type:")) &&
+	       hf_http_add_header(&http->headers, "Expect:");
+}
+
+static bool fill(struct request *r, const struct hf_request *req, int64_t timeout)
+{
+	struct hf_http *http = r->op.http;
+
+	r->method = hf_strdup(req->method);
+	http->method = r->method;
+	http->has_body = req->body != NULL;
+	http->timeout = req->timeout < 0 ? timeout : req->timeout;
+	if (http->timeout == 0)
+		http->timeout = 1; /* libcurl's 0 is "no limit" */
+	http->max_body = req->max_body;
+	http->cut = true;
+	return r->method && hf_buf_puts(&http->url, req->url) &&
+	       hf_buf_add(&http->body, req->body, req->body_len) &&
+	       add_headers(http, &req->headers);
+}
+
+struct hf_op *hf_request_new(struct hf_engine *engine, const struct hf_request *req,
+			     int64_t timeout)
+{
+	struct request *r = hf_op_new(engine, &request_kind, sizeof *r);
+
+	if (!r)
+		return NULL;
+	r->op.http = hf_calloc(1, sizeof *r->op.http);
+	r->op.owns_http = r->op.http != NULL;
+	if (r->op.http && fill(r, req, timeout))
+		return &r->op;
+	hf_op_unref(&r->op);
+	return NULL;
+}
