@@ -230,6 +230,19 @@ describe("check.forms", function()
       { "/a", "/", "a//b", "a//", "./a", "a/./b", "a/.", "..", "a/../b", "a/..", "a\0b", "a\127" })
   end)
 
+  it("knows keys that are UTF-8", function()
+    assert_forms("key", { "a\194\128", "\223\191", "\224\160\128", "\226\130\172", "\237\159\191",
+      "\238\128\128", "\239\191\191", "\240\144\128\128", "\240\159\146\161z", "\244\143\191\191" }, {})
+  end)
+
+  it("knows that no bytes alone, surrogates, long forms nor what is beyond U+10FFFF are UTF-8", function()
+    assert_forms("key", {}, { "x\255", "x\254", "\128", "a\191b", "\195", "\195a", "\226\130", "\226\130a",
+      "\240\159\146", "\237\160\128", "\237\191\191", "\192\128", "\193\191", "\224\159\191", "\240\143\191\191",
+      "\244\144\128\128", "\245\128\128\128", "\248\136\128\128\128" })
+    refused("it \"x\255\" is not UTF-8: in a transaction it would be another key than in a URL",
+      read("x\255", { "string", form = "key" }))
+  end)
+
   it("knows finite numbers", function()
     for _, number in ipairs({ 0, -5.5, 2 ^ 60 }) do assert.is_nil(check.forms.finite(number)) end
     for _, number in ipairs({ 0 / 0, 1 / 0, -1 / 0 }) do assert.is_string(check.forms.finite(number)) end
