@@ -60,16 +60,4 @@ static inline void hf_link_prepend(struct hf_link *list, struct hf_link *link)
 	hf_link_append(list->next, link);
 }
 
-/* Moves all members of from, which is empty then, to the end of list. */
-static inline void hf_link_append_all(struct hf_link *list, struct hf_link *from)
-{
-	if (hf_link_alone(from))
-		return;
-	from->next->prev = list->prev;
-	list->prev->next = from->next;
-	from->prev->next = list;
-	list->prev = from->prev;
-	hf_link_init(from);
-}
-
 #endif

@@ -92,16 +92,6 @@ void hf_op_finish(struct hf_op *op, const struct hf_error *result)
 	pthread_mutex_unlock(&op->engine->mutex);
 }
 
-bool hf_op_stopped(struct hf_op *op)
-{
-	bool stopped;
-
-	pthread_mutex_lock(&op->engine->mutex);
-	stopped = op->stop != HF_OK;
-	pthread_mutex_unlock(&op->engine->mutex);
-	return stopped;
-}
-
 int64_t hf_op_deadline(int64_t timeout)
 {
 	/* The clock is read in whole milliseconds, rounded down: never early. */

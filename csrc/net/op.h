@@ -99,8 +99,6 @@ void hf_op_finish(struct hf_op *op, const struct hf_error *result);
 enum hf_err hf_op_why(const struct hf_op *op, enum hf_err why, struct hf_error *err);
 /* Asks it to end early: takes effect on the thread, which gets woken. */
 void hf_op_stop_locked(struct hf_op *op, enum hf_err why);
-/* Whether somebody has asked for that. */
-bool hf_op_stopped(struct hf_op *op);
 
 /* The eventfd in *fd, made when it is first asked for (*fd is -1 until then), readable from the
  * start or not. -1: see *err. */

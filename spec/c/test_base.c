@@ -176,29 +176,6 @@ static void a_member_leaves_a_list_twice_without_harm(void)
 	CHECK(hf_link_alone(&list));
 }
 
-static void all_members_move_to_another_list(void)
-{
-	struct item items[4];
-	struct hf_link list, from;
-
-	make_items(items, 4);
-	hf_link_init(&list);
-	hf_link_init(&from);
-	hf_link_append_all(&list, &from);
-	CHECK_STR(names(&list), "");
-	hf_link_append(&from, &items[0].link);
-	hf_link_append(&from, &items[1].link);
-	hf_link_append_all(&list, &from);
-	CHECK_STR(names(&list), "ab");
-	CHECK(hf_link_alone(&from));
-	hf_link_append(&from, &items[2].link);
-	hf_link_append(&from, &items[3].link);
-	hf_link_append_all(&list, &from);
-	CHECK_STR(names(&list), "abcd");
-	hf_link_append_all(&list, &from);
-	CHECK_STR(names(&list), "abcd");
-}
-
 /* ---- heaps -------------------------------------------------------------------------------- */
 
 static uint32_t seed;
@@ -451,7 +428,6 @@ static const struct check_test tests[] = {
 	TEST(a_descriptor_that_hung_up_is_ready),
 	TEST(a_list_keeps_the_order_of_its_members),
 	TEST(a_member_leaves_a_list_twice_without_harm),
-	TEST(all_members_move_to_another_list),
 	TEST(the_earliest_of_a_heap_is_that_of_a_sorted_array),
 	TEST(timers_at_the_same_time_all_come),
 	TEST(a_timer_that_is_never_due_is_not_in_the_heap),
