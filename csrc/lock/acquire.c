@@ -329,6 +329,7 @@ static enum hf_step use_session(struct acquire *a)
 	if (state == HF_SESSION_NEW || session->create_final)
 		return no_session_yet(a);
 	gone = session->gone;
+	hf_session_retire(session); /* over, and not to be found again: the next one looks anew */
 	forget_session(a);
 	if ((a->lock->session_id && gone) || a->sessions > SESSIONS_MAX)
 		return refuse(a, HF_SESSION, "the session is not there any more");

@@ -100,6 +100,27 @@ describe("waiting for a lock through a proxy", function()
     assert.are.equal(0, proxy:count(fake.POLL))
   end)
 
+  it("answers CONFLICT, and spoils nothing, when the key is put to another use before its turn to try", function()
+    local held, unlocks = {}, {}
+    for i = 1, 2 do -- so many writes at once
+      held[i] = assert(client:lock(("%s/%d"):format(key, i)))
+      assert(held[i]:lock(helper.seconds(5)))
+    end
+    op = assert(lock:start_lock())
+    polls(1)
+    local before = proxy:count(fake.TXN)
+    proxy:rule({ match = fake.TXN, times = 2, delay = 0.6 })
+    for i = 1, 2 do unlocks[i] = assert(held[i]:start_unlock()) end
+    assert(proxy:wait_for(fake.TXN, before + 2, helper.seconds(5)))
+    give_back()
+    polls(1, "answered")
+    assert.is_true(consul.kv.put(key, "configuration", { flags = 7 }))
+    assert.are.equal("CONFLICT", code_of(result(op)))
+    local pair = consul.kv.get(key)
+    assert.are.same({ "configuration", "7" }, { pair.Value, pair.Flags })
+    for i = 1, 2 do assert.is_true(result(unlocks[i])) end
+  end)
+
   it("hangs up the poll when it is canceled", function()
     op = assert(lock:start_lock())
     polls(1)
