@@ -16,7 +16,7 @@
 
 #define HF_VERSION "0.1.0"
 
-/* ---- errors ----------------------------------------------------------------------------- */
+/* ---- errors --------------------------------------------------------------------------------- */
 
 #define HF_ERRORS(X) \
 	X(TIMEOUT, "not within the time given") \
@@ -60,7 +60,7 @@ const char *hf_err_text(enum hf_err code);
 enum hf_err hf_err_set(struct hf_error *err, enum hf_err code, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* ---- primitives (no client) --------------------------------------------------------------- */
+/* ---- primitives (no client) ----------------------------------------------------------------- */
 
 /* Milliseconds on a clock that never jumps and goes on while the machine is suspended
  * (CLOCK_BOOTTIME): the clock of every deadline in the library. */
@@ -95,7 +95,7 @@ size_t hf_base64_encode(const void *data, size_t len, char *out);
  * Standard Webhooks libraries do; any other character answers false. */
 bool hf_base64_decode(const char *text, size_t len, unsigned char *out, size_t *out_len);
 
-/* ---- client ------------------------------------------------------------------------------- */
+/* ---- client --------------------------------------------------------------------------------- */
 
 struct hf_client;
 struct hf_lock;
@@ -177,7 +177,7 @@ const char *hf_client_base(const struct hf_client *client);
 enum hf_err hf_client_stats(struct hf_client *client, struct hf_stats *out, struct hf_error *err);
 void hf_counters(struct hf_counters *out);
 
-/* ---- ops ---------------------------------------------------------------------------------- */
+/* ---- ops ------------------------------------------------------------------------------------ */
 
 /* An HTTP response: the result of hf_request_start. It lives as long as its op. */
 struct hf_response {
@@ -210,7 +210,7 @@ void hf_op_drop(struct hf_op *op);
 /* Gives the caller's reference back, and lets it go on. */
 void hf_op_leave(struct hf_op *op);
 
-/* ---- requests ----------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 struct hf_request {
 	const char *method, *url;
@@ -227,7 +227,7 @@ enum hf_err hf_request_start(struct hf_client *client, struct hf_lock *guard,
 			     const struct hf_request *req, struct hf_op **out,
 			     struct hf_error *err);
 
-/* ---- locks -------------------------------------------------------------------------------- */
+/* ---- locks ---------------------------------------------------------------------------------- */
 
 struct hf_lock_opts {
 	const char *key;

@@ -9,7 +9,7 @@
 /* A server lets a poll wait up to a sixteenth longer than asked, then the answer must travel. */
 #define POLL_TIMEOUT (HF_POLL_WAIT + HF_POLL_WAIT / 16 + 5000)
 
-/* ---- the server --------------------------------------------------------------------------- */
+/* ---- the server ----------------------------------------------------------------------------- */
 
 static bool add_headers(struct curl_slist **list, const char *token)
 {
@@ -51,7 +51,7 @@ void hf_consul_free(struct hf_consul *consul)
 	consul->peer.headers = consul->peer.connect_to = NULL;
 }
 
-/* ---- requests ----------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 void hf_call_begin(struct hf_http *http, const struct hf_consul *consul, const char *method,
 		   const char *path)
@@ -111,7 +111,7 @@ void hf_call_field(struct hf_buf *body, const char *name, const char *value)
 	hf_buf_json(body, value);
 }
 
-/* ---- replies ------------------------------------------------------------------------------ */
+/* ---- replies -------------------------------------------------------------------------------- */
 
 /* The first line of a body, without what a terminal would not like. */
 static void excerpt(const struct hf_http *http, char *out, size_t size)

@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* ---- requests ----------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 /* A list that was not given is left out: Consul reads an empty one as "none". */
 static void body_list(struct hf_buf *body, const char *name, const struct hf_list *list, bool ids)
@@ -65,7 +65,7 @@ void hf_session_look(struct hf_http *http, const struct hf_consul *consul, const
 	hf_call_blocking(http, index);
 }
 
-/* ---- replies ------------------------------------------------------------------------------ */
+/* ---- replies -------------------------------------------------------------------------------- */
 
 /* Milliseconds of a duration as Go prints it: "15s", "1m30s", "1.5s", "500ms". 0: none. */
 static int64_t duration(const char *text)

@@ -7,7 +7,7 @@
 
 #define MAX_BODY (512 * 1024) /* txn_max_req_len; one key takes a quarter of it at most */
 
-/* ---- requests ----------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 void hf_txn_begin(struct hf_http *http, const struct hf_consul *consul, bool consistent)
 {
@@ -56,7 +56,7 @@ void hf_txn_end(struct hf_http *http)
 	hf_buf_puts(&http->body, "]");
 }
 
-/* ---- replies ------------------------------------------------------------------------------ */
+/* ---- replies -------------------------------------------------------------------------------- */
 
 /* What a refused operation says. Texts are matched by substring: an agent that asks a server puts
  * its own words before them. */

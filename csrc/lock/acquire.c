@@ -93,7 +93,7 @@ static struct hf_session *session_of(const struct acquire *a)
 	return a->hold->session;
 }
 
-/* ---- leaving ------------------------------------------------------------------------------- */
+/* ---- leaving -------------------------------------------------------------------------------- */
 
 static void note(struct acquire *a, enum hf_err code, const char *text)
 {

@@ -11,7 +11,7 @@ static struct hf_client *of(struct hf_engine *engine)
 	return HF_OF(struct hf_client, engine, engine);
 }
 
-/* ---- what the engine tells ---------------------------------------------------------------- */
+/* ---- what the engine tells ------------------------------------------------------------------ */
 
 /* Everything held is given back, and the sessions go when that is done. */
 static void closing(struct hf_engine *engine, int64_t close_by)
@@ -60,7 +60,7 @@ static void client_free(struct hf_engine *engine)
 
 static const struct hf_hooks hooks = {closing, ended, client_free};
 
-/* ---- for the caller ----------------------------------------------------------------------- */
+/* ---- for the caller ------------------------------------------------------------------------- */
 
 enum hf_err hf_client_new(const struct hf_client_opts *opts, struct hf_client **out,
 			  struct hf_error *err)
@@ -134,7 +134,7 @@ enum hf_err hf_client_stats(struct hf_client *client, struct hf_stats *out, stru
 	return HF_OK;
 }
 
-/* ---- requests ----------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 static enum hf_err guard_locked(struct hf_op *op, struct hf_lock *guard, struct hf_error *err)
 {

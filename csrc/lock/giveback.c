@@ -135,8 +135,7 @@ static enum hf_step give_up(struct hf_hold *h)
 	return end(h, h->trouble->code, h->trouble->message);
 }
 
-/* ---- what goes wrong --------------------------------------------------------------------------
- */
+/* ---- what goes wrong ------------------------------------------------------------------------ */
 
 static void note(struct hf_hold *h, const struct hf_error *err)
 {
@@ -155,8 +154,7 @@ static enum hf_step again(struct hf_hold *h, enum hf_giveback phase, const struc
 	return hf_op_backoff(&h->op, h->until);
 }
 
-/* ---- asking -----------------------------------------------------------------------------------
- */
+/* ---- asking --------------------------------------------------------------------------------- */
 
 static enum hf_step ask(struct hf_hold *h, enum hf_giveback phase)
 {
@@ -204,8 +202,7 @@ static bool giveback_request(struct hf_op *op, struct hf_http *http)
 	return true;
 }
 
-/* ---- answers ----------------------------------------------------------------------------------
- */
+/* ---- answers -------------------------------------------------------------------------------- */
 
 static enum hf_step unlocked(struct hf_hold *h, const struct hf_http *http)
 {
@@ -324,8 +321,7 @@ static enum hf_step giveback_reply(struct hf_op *op, const struct hf_http *http)
 	}
 }
 
-/* ---- the op -----------------------------------------------------------------------------------
- */
+/* ---- the op --------------------------------------------------------------------------------- */
 
 /* At the client's close it has half of the time: the session's end needs the other. */
 static void hurry(struct hf_hold *h)

@@ -47,7 +47,7 @@ static int64_t interval_of(const struct hf_session *session)
 	return hf_jitter(interval * 9 / 10, interval * 11 / 10);
 }
 
-/* ---- renewals ----------------------------------------------------------------------------- */
+/* ---- renewals ------------------------------------------------------------------------------- */
 
 struct attempt {
 	struct hf_op op;
@@ -211,7 +211,7 @@ static void stop_asking(struct hf_session *session)
 	stop_all(&session->attempts);
 }
 
-/* ---- the keeper --------------------------------------------------------------------------- */
+/* ---- the keeper ----------------------------------------------------------------------------- */
 
 static void keeper_free(struct hf_op *op)
 {

@@ -93,7 +93,7 @@ void hf_key_put(struct hf_key *key)
 		forget(HF_OF(struct hf_key, place, hf_link_first(&keys->idle)));
 }
 
-/* ---- turns -------------------------------------------------------------------------------- */
+/* ---- turns ---------------------------------------------------------------------------------- */
 
 bool hf_key_take(struct hf_key *key, const struct hf_op *op, const void *owner)
 {
@@ -126,7 +126,7 @@ void hf_key_pass(struct hf_key *key, const void *owner)
 	key->waiting -= key->owner != NULL;
 }
 
-/* ---- what has been seen ------------------------------------------------------------------- */
+/* ---- what has been seen --------------------------------------------------------------------- */
 
 static bool same(const struct hf_kv *a, const struct hf_kv *b)
 {

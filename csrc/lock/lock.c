@@ -10,7 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* ---- lock objects ------------------------------------------------------------------------- */
+/* ---- lock objects --------------------------------------------------------------------------- */
 
 static void lock_free(struct hf_lock *lock)
 {
@@ -94,7 +94,7 @@ const char *hf_lock_key(struct hf_lock *lock)
 	return lock->key;
 }
 
-/* ---- what it says of itself --------------------------------------------------------------- */
+/* ---- what it says of itself ----------------------------------------------------------------- */
 
 bool hf_lock_held_locked(struct hf_lock *lock)
 {
@@ -157,7 +157,7 @@ bool hf_lock_wait(struct hf_lock *lock, int64_t timeout, struct hf_error *err)
 	return !state.held;
 }
 
-/* ---- holds -------------------------------------------------------------------------------- */
+/* ---- holds ---------------------------------------------------------------------------------- */
 
 void hf_lock_begin_hold_locked(struct hf_hold *hold, int64_t sent)
 {
@@ -185,7 +185,7 @@ void hf_lock_begin_hold_locked(struct hf_hold *hold, int64_t sent)
 	client->stats.locks_held++;
 }
 
-/* ---- the end of it ------------------------------------------------------------------------ */
+/* ---- the end of it -------------------------------------------------------------------------- */
 
 enum hf_err hf_lock_release(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
 			    struct hf_error *err)

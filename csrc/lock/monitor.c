@@ -17,7 +17,7 @@
 /* What an audit finds may be the session's end, which a renewal tells, within so many ms. */
 #define CONFIRM 500
 
-/* ---- watch -------------------------------------------------------------------------------- */
+/* ---- watch ---------------------------------------------------------------------------------- */
 
 struct watch {
 	struct hf_op op;
@@ -104,7 +104,7 @@ struct hf_op *hf_monitor_session(struct hf_session *session)
 	return &w->op;
 }
 
-/* ---- audit -------------------------------------------------------------------------------- */
+/* ---- audit ---------------------------------------------------------------------------------- */
 
 struct audit {
 	struct hf_op op;
@@ -281,7 +281,7 @@ struct hf_op *hf_monitor_holds(struct hf_session *session)
 	return &a->op;
 }
 
-/* ---- key ---------------------------------------------------------------------------------- */
+/* ---- key ------------------------------------------------------------------------------------ */
 
 /* Stands on the hold's guard, so it ends with it. */
 struct key_watch {

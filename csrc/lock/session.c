@@ -21,7 +21,7 @@
 #define MARGIN_MAX 1000
 #define AUDIT_MAX 5000 /* between looks at the holds of an external session */
 
-/* ---- life --------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static struct hf_session *make(struct hf_client *client, const struct hf_session_opts *opts,
 			       const char *id)
@@ -93,7 +93,7 @@ void hf_session_forget(struct hf_session *session)
 	hf_session_unref(session);
 }
 
-/* ---- how long things are ------------------------------------------------------------------ */
+/* ---- how long things are -------------------------------------------------------------------- */
 
 /* Whatever ends a session, nobody else has its keys before the lock-delay is over. Without one,
  * which is a renunciation, only its expiry is to be reckoned with, and that is not before the TTL.
@@ -132,7 +132,7 @@ int64_t hf_session_interval(const struct hf_session *session)
 	return session->external && interval > AUDIT_MAX ? AUDIT_MAX : interval;
 }
 
-/* ---- the end of it ------------------------------------------------------------------------ */
+/* ---- the end of it -------------------------------------------------------------------------- */
 
 static void expire_locked(struct hf_session *session, enum hf_reason reason)
 {
@@ -217,7 +217,7 @@ void hf_session_doubt(struct hf_session *session)
 	hf_wake(session->external ? session->audit : session->keeper);
 }
 
-/* ---- the lease ---------------------------------------------------------------------------- */
+/* ---- the lease ------------------------------------------------------------------------------ */
 
 /* Answers may come in another order than the requests were sent in: the last that was counts. */
 void hf_session_extend(struct hf_session *session, int64_t sent)
@@ -242,7 +242,7 @@ void hf_session_proved(struct hf_session *session, int64_t sent)
 	hf_wake(session->keeper); /* which minds the deadline */
 }
 
-/* ---- for locks ---------------------------------------------------------------------------- */
+/* ---- for locks ------------------------------------------------------------------------------ */
 
 static struct hf_session *find_external(const struct hf_client *client, const char *id)
 {

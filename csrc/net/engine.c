@@ -11,7 +11,7 @@ static const size_t limits[HF_LANES] = {
 	[HF_COMMAND] = 2, [HF_WATCH] = 4, [HF_POLL] = 28, [HF_RENEW] = 6, [HF_USER] = SIZE_MAX};
 #define PAUSE_MAX 2000 /* ms */
 
-/* ---- for everybody ------------------------------------------------------------------------ */
+/* ---- for everybody -------------------------------------------------------------------------- */
 
 void hf_engine_init(struct hf_engine *engine, const struct hf_hooks *hooks, const char *name)
 {
@@ -168,7 +168,7 @@ void hf_engine_join(struct hf_engine *engine)
 		hf_process_reap();
 }
 
-/* ---- steps -------------------------------------------------------------------------------- */
+/* ---- steps ---------------------------------------------------------------------------------- */
 
 void hf_engine_ready(struct hf_op *op)
 {
@@ -273,7 +273,7 @@ void hf_engine_add(struct hf_engine *engine, struct hf_op *op)
 	hf_engine_ready(op);
 }
 
-/* ---- one turn ----------------------------------------------------------------------------- */
+/* ---- one turn ------------------------------------------------------------------------------- */
 
 struct turn {
 	bool closing, over;

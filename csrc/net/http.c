@@ -8,7 +8,7 @@
 #define MAX_HEADERS (64 * 1024)
 #define KEEPALIVE 15L /* seconds: a long poll across a dead NAT entry must not wait for ever */
 
-/* ---- headers ------------------------------------------------------------------------------ */
+/* ---- headers -------------------------------------------------------------------------------- */
 
 bool hf_http_add_header(struct curl_slist **list, const char *line)
 {
@@ -24,7 +24,7 @@ void hf_http_free_headers(struct curl_slist *list)
 	curl_slist_free_all(list);
 }
 
-/* ---- callbacks of libcurl ----------------------------------------------------------------- */
+/* ---- callbacks of libcurl ------------------------------------------------------------------- */
 
 /* Sockets must not leak into programs that the process starts, and they are counted. */
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
@@ -104,7 +104,7 @@ static size_t take_header(char *data, size_t size, size_t count, void *arg)
 	return hf_buf_add(&http->reply_headers, data, len) ? len : 0;
 }
 
-/* ---- the request -------------------------------------------------------------------------- */
+/* ---- the request ---------------------------------------------------------------------------- */
 
 /* Remembers the first option that libcurl refuses. */
 #define SET(option, value) \
@@ -210,7 +210,7 @@ enum hf_err hf_http_start(struct hf_http *http, CURL *easy, atomic_long *connect
 	return result ? http->error : HF_OK;
 }
 
-/* ---- the reply ---------------------------------------------------------------------------- */
+/* ---- the reply ------------------------------------------------------------------------------ */
 
 static enum hf_err error_of(CURLcode result)
 {

@@ -10,7 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* ---- life --------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 void *hf_op_new(struct hf_engine *engine, const struct hf_kind *kind, size_t size)
 {
@@ -109,7 +109,7 @@ enum hf_err hf_op_why(const struct hf_op *op, enum hf_err why, struct hf_error *
 	return why;
 }
 
-/* ---- for the caller ----------------------------------------------------------------------- */
+/* ---- for the caller ------------------------------------------------------------------------- */
 
 bool hf_op_done(struct hf_op *op)
 {
@@ -217,7 +217,7 @@ void hf_op_drop(struct hf_op *op)
 	hf_op_unref(op);
 }
 
-/* ---- for kinds, on the thread ------------------------------------------------------------- */
+/* ---- for kinds, on the thread --------------------------------------------------------------- */
 
 enum hf_step hf_op_send(struct hf_op *op, enum hf_lane lane, bool urgent)
 {
