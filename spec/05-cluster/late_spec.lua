@@ -21,7 +21,7 @@ describe("in a cluster", function()
   local cluster
   setup(function()
     cluster = helper.cluster({ keep = true, raft_multiplier = clusters.FAST,
-      config = { limits = { http_max_conns_per_client = 10000 } } }) -- for a hundred clients of one address
+      config = { limits = { http_max_conns_per_client = 900 } } }) -- for a hundred clients of one address
   end)
   teardown(function() cluster:remove() end)
 

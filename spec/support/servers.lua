@@ -1,6 +1,6 @@
 --- Consul processes that a spec starts, suspends and kills: agents of their own, and members of a cluster.
 --
---    local agent = helper.agent({ limits = { http_max_conns_per_client = 10000 } })
+--    local agent = helper.agent({ limits = { http_max_conns_per_client = 900 } })
 --    local client = helper.client({ address = agent:address() })
 --    assert.is_nil(agent:ask(consul.kv.get, key))
 --
