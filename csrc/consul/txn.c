@@ -149,21 +149,38 @@ static bool parse_errors(const struct cJSON *json, size_t count, enum hf_verdict
 	return true;
 }
 
-enum hf_verdict hf_txn_read_checks(const struct hf_http *http, const struct hf_consul *consul,
-				   size_t count, enum hf_verdict *verdicts, struct hf_error *err)
+/* What replies to several operations have in common. HF_V_OK: *json has the results, and is the
+ * caller's to free. HF_V_ABSENT: some were refused, and verdicts tells which. */
+static enum hf_verdict read_many(const struct hf_http *http, const struct hf_consul *consul,
+				 size_t count, enum hf_verdict *verdicts, struct cJSON **json,
+				 struct hf_error *err)
 {
 	enum hf_verdict verdict = hf_call_common(http, consul, err);
-	struct cJSON *json;
 
+	*json = NULL;
 	for (size_t i = 0; i < count; i++)
 		verdicts[i] = HF_V_OK;
 	if (http->error || (http->status != 200 && http->status != 409))
 		return verdict == HF_V_ABSENT ? HF_V_FINAL : verdict;
-	json = hf_json_parse(http->reply.data, http->reply.len);
-	if (http->status == 409)
-		verdict = parse_errors(json, count, verdicts) ? HF_V_OK
-							      : hf_call_garbled(http, consul, err);
-	else if (!hf_json_field(json, "Results"))
+	*json = hf_json_parse(http->reply.data, http->reply.len);
+	if (http->status == 200)
+		return HF_V_OK;
+	verdict = parse_errors(*json, count, verdicts) ? HF_V_ABSENT
+						       : hf_call_garbled(http, consul, err);
+	hf_json_free(*json);
+	*json = NULL;
+	return verdict;
+}
+
+enum hf_verdict hf_txn_read_checks(const struct hf_http *http, const struct hf_consul *consul,
+				   size_t count, enum hf_verdict *verdicts, struct hf_error *err)
+{
+	struct cJSON *json;
+	enum hf_verdict verdict = read_many(http, consul, count, verdicts, &json, err);
+
+	if (verdict == HF_V_ABSENT)
+		return HF_V_OK;
+	if (verdict == HF_V_OK && !hf_json_field(json, "Results"))
 		verdict = hf_call_garbled(http, consul, err);
 	hf_json_free(json);
 	return verdict;
@@ -183,18 +200,10 @@ enum hf_verdict hf_txn_read_gets(const struct hf_http *http, const struct hf_con
 				 size_t count, struct hf_kv *kvs, enum hf_verdict *verdicts,
 				 struct hf_error *err)
 {
-	enum hf_verdict verdict = hf_call_common(http, consul, err);
 	struct cJSON *json;
+	enum hf_verdict verdict = read_many(http, consul, count, verdicts, &json, err);
 
-	for (size_t i = 0; i < count; i++)
-		verdicts[i] = HF_V_OK;
-	if (http->error || (http->status != 200 && http->status != 409))
-		return verdict == HF_V_ABSENT ? HF_V_FINAL : verdict;
-	json = hf_json_parse(http->reply.data, http->reply.len);
-	if (http->status == 409)
-		verdict = parse_errors(json, count, verdicts) ? HF_V_ABSENT
-							      : hf_call_garbled(http, consul, err);
-	else if (!parse_gets(json, count, kvs))
+	if (verdict == HF_V_OK && !parse_gets(json, count, kvs))
 		verdict = hf_call_garbled(http, consul, err);
 	hf_json_free(json);
 	return verdict;

@@ -1,15 +1,14 @@
 -- What is given back is given back until the server has answered or the lease is over: no refusal of a moment, such as
 -- a token that is being rotated, leaves a key with a session that lives on.
 local socket = require("socket")
+local agent = require("spec.support.agent")
 local consul = require("spec.support.consul")
 local fake = require("spec.support.fake")
 local helper = require("spec.helper")
 
 local code_of, result = fake.code_of, fake.result
 
-local function holder_of(key)
-  return (consul.kv.get(key) or {}).Session
-end
+local holder_of = agent.holder
 
 local function freed(key)
   helper.eventually(function() return not holder_of(key), tostring(holder_of(key)) .. " holds it" end, 8)

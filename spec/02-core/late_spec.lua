@@ -1,15 +1,13 @@
 -- Requests that the server carries out late, or twice: a write that was decided on before is no longer right, and finds
 -- that its key has moved on.
-local consul = require("spec.support.consul")
+local agent = require("spec.support.agent")
 local core = require("holdfast.core")
 local fake = require("spec.support.fake")
 local helper = require("spec.helper")
 
 local code_of, result = fake.code_of, fake.result
 
-local function holder_of(key)
-  return (consul.kv.get(key) or {}).Session
-end
+local holder_of = agent.holder
 
 local function freed(key)
   helper.eventually(function() return not holder_of(key), tostring(holder_of(key)) .. " holds it" end, 5)

@@ -1,5 +1,6 @@
 -- Sessions that a client cannot vouch for. Something may be held by one that nobody here holds, so it is retired: new
 -- acquires get a fresh one, and the old one is destroyed, which frees whatever it has, when its last hold ends.
+local agent = require("spec.support.agent")
 local consul = require("spec.support.consul")
 local fake = require("spec.support.fake")
 local helper = require("spec.helper")
@@ -8,9 +9,7 @@ local code_of, result = fake.code_of, fake.result
 
 local MANY = 20 -- requests in a second
 
-local function holder_of(key)
-  return (consul.kv.get(key) or {}).Session
-end
+local holder_of = agent.holder
 
 local function gone(session)
   helper.eventually(function() return not consul.session.info(session), session .. " is there still" end, 5)
