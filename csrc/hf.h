@@ -193,7 +193,8 @@ struct hf_response {
 /* Whether it has finished. Final once true. In a forked child: true. */
 bool hf_op_done(struct hf_op *op);
 /* Waits until it has finished: true; false after timeout ms (< 0: no limit) or a signal, so that
- * the caller can look at what the signal was for; false with *err filled when it cannot wait. */
+ * the caller can look at what the signal was for; false with *err filled when it cannot wait.
+ * Whoever waits does the engine's work meanwhile (net/drive.h). */
 bool hf_op_wait(struct hf_op *op, int64_t timeout, struct hf_error *err);
 /* A descriptor that is readable from the finish on. It is closed when the result is read, or with
  * the op. -1: see *err. */
@@ -209,6 +210,28 @@ void hf_op_cancel(struct hf_op *op);
 void hf_op_drop(struct hf_op *op);
 /* Gives the caller's reference back, and lets it go on. */
 void hf_op_leave(struct hf_op *op);
+
+/* ---- sets ----------------------------------------------------------------------------------- */
+
+/* Ops that one thread waits for together, and needs no descriptor for: what an event loop has. A
+ * set is used by one thread at a time. */
+struct hf_set;
+
+/* NULL when memory is out. */
+struct hf_set *hf_set_new(void);
+void hf_set_free(struct hf_set *set);
+/* Puts an op into the set, which keeps it until it has finished or is removed. An op is in one set
+ * only. */
+enum hf_err hf_set_add(struct hf_set *set, struct hf_op *op, struct hf_error *err);
+/* Harmless when it is not in there. */
+void hf_set_remove(struct hf_set *set, struct hf_op *op);
+/* Waits until an op in the set has finished, one of n descriptors is readable (ready[i] says
+ * which), timeout ms are over (< 0: no limit), a signal came, or for no reason. Does the work of
+ * the ops' engines meanwhile. */
+enum hf_err hf_set_wait(struct hf_set *set, const int *fds, size_t n, int64_t timeout, bool *ready,
+			struct hf_error *err);
+/* The next op that has finished, which the set forgets: its address, to know it by. NULL: none. */
+const void *hf_set_next(struct hf_set *set);
 
 /* ---- requests ------------------------------------------------------------------------------- */
 

@@ -117,29 +117,11 @@ static int l_equal(lua_State *L)
 static int l_poll(lua_State *L)
 {
 	int64_t timeout = hf_bind_timeout(L, 2);
-	size_t n;
-	int *fds;
-	bool *ready;
+	struct hf_bind_fds list = hf_bind_fds(L, 1);
 
-	luaL_checktype(L, 1, LUA_TTABLE);
-	n = lua_rawlen(L, 1);
-	fds = lua_newuserdata(L, n * sizeof *fds + 1);
-	ready = lua_newuserdata(L, n * sizeof *ready + 1);
-	for (size_t i = 0; i < n; i++) {
-		lua_rawgeti(L, 1, (int)i + 1);
-		fds[i] = (int)lua_tointeger(L, -1);
-		lua_pop(L, 1);
-	}
-	if (hf_poll(fds, n, timeout, ready) < 0)
+	if (hf_poll(list.fds, list.count, timeout, list.ready) < 0)
 		return luaL_error(L, "poll: %s", strerror(errno));
-	lua_newtable(L);
-	for (size_t i = 0; i < n; i++) {
-		if (ready[i]) {
-			lua_pushboolean(L, 1);
-			lua_rawseti(L, -2, fds[i]);
-		}
-	}
-	return 1;
+	return hf_bind_ready(L, &list);
 }
 
 static const luaL_Reg functions[] = {
@@ -184,6 +166,7 @@ int luaopen_holdfast_core(lua_State *L)
 	lua_newtable(L);
 	hf_bind_functions(L, functions);
 	hf_bind_client(L);
+	hf_bind_set(L);
 	lua_pushliteral(L, HF_VERSION);
 	lua_setfield(L, -2, "_VERSION");
 	return 1;

@@ -93,6 +93,51 @@ void *hf_bind_check(lua_State *L, int index, const char *class)
 	return *slot;
 }
 
+void *hf_bind_test(lua_State *L, int index, const char *class)
+{
+	void **slot = lua_touserdata(L, index);
+	bool same;
+
+	if (!slot || !lua_getmetatable(L, index))
+		return NULL;
+	luaL_getmetatable(L, class);
+	same = lua_rawequal(L, -1, -2);
+	lua_pop(L, 2);
+	return same ? *slot : NULL;
+}
+
+/* ---- descriptors ---- */
+
+struct hf_bind_fds hf_bind_fds(lua_State *L, int index)
+{
+	struct hf_bind_fds list = {0};
+
+	luaL_checktype(L, index, LUA_TTABLE);
+	list.count = lua_rawlen(L, index);
+	if (!list.count)
+		return list;
+	list.fds = lua_newuserdata(L, list.count * sizeof *list.fds);
+	list.ready = lua_newuserdata(L, list.count * sizeof *list.ready);
+	for (size_t i = 0; i < list.count; i++) {
+		lua_rawgeti(L, index, (int)i + 1);
+		list.fds[i] = (int)lua_tointeger(L, -1);
+		lua_pop(L, 1);
+	}
+	return list;
+}
+
+int hf_bind_ready(lua_State *L, const struct hf_bind_fds *fds)
+{
+	lua_newtable(L);
+	for (size_t i = 0; i < fds->count; i++) {
+		if (!fds->ready[i])
+			continue;
+		lua_pushboolean(L, 1);
+		lua_rawseti(L, -2, fds->fds[i]);
+	}
+	return 1;
+}
+
 /* ---- fields of tables ---- */
 
 const char *hf_bind_text(lua_State *L, int index, const char *name, size_t *len)

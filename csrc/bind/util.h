@@ -14,6 +14,7 @@
 #define HF_CLIENT_CLASS "holdfast.client"
 #define HF_LOCK_CLASS "holdfast.lock"
 #define HF_OP_CLASS "holdfast.op"
+#define HF_SET_CLASS "holdfast.set"
 
 /* Makes the metatable of a class: its __index is a methods table that the Lua layer may add to.
  * Leaves the methods table on the stack. Idempotent: a second load finds the first one. */
@@ -26,19 +27,33 @@ int hf_bind_fail(lua_State *L, const struct hf_error *err);
 int hf_bind_waited(lua_State *L, bool over, const struct hf_error *err);
 /* The answer to a question for a descriptor: fd, or the failure when there is none (-1). */
 int hf_bind_fd(lua_State *L, int fd, const struct hf_error *err);
+/* Descriptors to wait for; the arrays are on the stack, to live as long as they are needed. */
+struct hf_bind_fds {
+	int *fds;
+	bool *ready;
+	size_t count;
+};
+
+/* Reads the array of descriptors at index. */
+struct hf_bind_fds hf_bind_fds(lua_State *L, int index);
+/* Pushes a table { [fd] = true } of those that are ready; answers 1. */
+int hf_bind_ready(lua_State *L, const struct hf_bind_fds *fds);
 /* Reads an optional number of seconds at index as milliseconds; absent or nil is -1. */
 int64_t hf_bind_timeout(lua_State *L, int index);
 /* Pushes an index or token: an integer on 5.4, a number (exact to 2^53) before. */
 void hf_bind_push_index(lua_State *L, uint64_t value);
 
-/* Each makes the metatable of its class; hf_bind_client leaves the functions client and counters
- * in the table on top of the stack. */
+/* Each makes the metatable of its class; hf_bind_client leaves the functions client and counters,
+ * hf_bind_set the function set in the table on top of the stack. */
 void hf_bind_client(lua_State *L);
 void hf_bind_lock(lua_State *L);
 void hf_bind_op(lua_State *L);
+void hf_bind_set(lua_State *L);
 
 /* What is in a box of a class; raises for anything else. */
 void *hf_bind_check(lua_State *L, int index, const char *class);
+/* The same; NULL for anything else, and for what has been collected. */
+void *hf_bind_test(lua_State *L, int index, const char *class);
 /* Reads fields of the table at index. Strings belong to the table. Durations are in seconds. Each
  * raises when the type is wrong; only hf_bind_need_text also when the field is absent. */
 const char *hf_bind_text(lua_State *L, int index, const char *name, size_t *len);

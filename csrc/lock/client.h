@@ -6,7 +6,7 @@
 #define HF_CLIENT_H
 
 #include "consul/call.h"
-#include "net/engine.h"
+#include "net/turn.h"
 
 struct hf_session;
 struct hf_key;

@@ -1,13 +1,14 @@
-/* engine.h: the thread that steps ops and carries out their requests. It knows time, HTTP and
- * threads; what the ops are about is their owner's business, whom it tells three things.
+/* engine.h: steps ops and carries out their requests. It knows time, HTTP and threads; what the ops
+ * are about is their owner's business, whom it tells three things.
  *
- * One turn: take what others left under the mutex, step the ops whose time has come, begin
- * requests, let libcurl work, step the ops whose requests are done, sleep until something is due.
- * What a turn costs depends on what has happened, not on how many ops there are. */
+ * It goes on in turns (turn.h), and whoever waits for an op takes them; the engine's own thread
+ * stands back meanwhile, and comes back by itself (drive.h). "Thread" beside a function or a field
+ * means: whoever has the turn. */
 #ifndef HF_ENGINE_H
 #define HF_ENGINE_H
 
 #include "net/op.h"
+#include "net/sockets.h"
 
 #include <pthread.h>
 
@@ -28,6 +29,15 @@ struct hf_hooks {
 	void (*free)(struct hf_engine *engine);
 };
 
+/* What the engine's own thread is at. */
+enum hf_worker {
+	HF_AWAKE,
+	HF_ASLEEP, /* until something is due, or the sockets or the bell wake it */
+	HF_STANDING_BACK, /* for a moment: somebody has driven just now */
+	HF_RESTING, /* until nobody drives any more */
+	HF_LEFT /* for good */
+};
+
 struct hf_lane_state {
 	struct hf_link urgent, normal; /* ops that wait for their turn */
 	size_t flying;
@@ -39,19 +49,30 @@ struct hf_engine {
 	const char *name; /* const: for messages */
 	unsigned long generation; /* const: a child after fork must not touch the mutex */
 	atomic_int refs;
+	pthread_mutex_t turn; /* whose turn it is. Taken before the mutex, held by nobody asleep */
 	pthread_mutex_t mutex;
+	pthread_cond_t back; /* with the mutex: the worker is to come back */
 
+	enum hf_worker worker; /* lock */
+	unsigned drivers; /* lock: threads that take turns because they wait */
+	int64_t driven_at; /* lock: when the last of them left */
+	bool woken; /* lock: there is something to look at that no turn has seen */
+	bool news; /* lock: an op has finished in this turn */
 	bool closing, abandoned; /* lock */
 	int64_t close_by; /* lock */
 	struct hf_thread *thread; /* lock; NULL: not started, or it has been joined */
-	CURLM *multi; /* lock to wake it; otherwise thread. NULL: nobody would take an op */
+	struct hf_sockets
+		sockets; /* thread; descriptors open while there is a worker or a driver */
+	CURLM *multi; /* written by the thread and with lock. NULL: nobody would take an op */
 	struct hf_link arrivals, stops; /* lock: ops that are new, and to be stopped; counted */
 	struct hf_link leavers; /* lock: ops that wait for the end of it all; counted */
 	uint64_t requests; /* lock */
 
+	bool said_closing; /* thread: everything has been told */
 	struct hf_link ops, ready; /* thread */
 	struct hf_heap timers; /* thread */
 	struct hf_lane_state lanes[HF_LANES]; /* thread */
+	bool broken; /* thread: multi is of no use any more (transfer.c) */
 	CURL *idle[64]; /* thread: easy handles for the next requests */
 	struct hf_http *spare[64]; /* thread: requests without an op */
 	size_t idle_count, spare_count; /* thread */
@@ -76,25 +97,17 @@ enum hf_err hf_engine_submit_locked(struct hf_engine *engine, struct hf_op *op,
 				    struct hf_error *err);
 /* The same for an op that must be carried out, and whose engine has a thread. */
 void hf_engine_post_locked(struct hf_engine *engine, struct hf_op *op);
-/* Makes the thread look at what has changed. */
+/* Has somebody look at what has changed: whoever sleeps is woken, and a worker that stands back
+ * comes soon. */
 void hf_engine_wake_locked(struct hf_engine *engine);
-/* thread: begins an internal op from the thread itself. Takes over the caller's reference. */
-void hf_engine_add(struct hf_engine *engine, struct hf_op *op);
-/* Asks the thread to end within limit ms; does not wait for it. tell false: at once. */
+/* Has the worker come back at once: the caller is going to wait elsewhere. */
+void hf_engine_call_locked(struct hf_engine *engine);
+/* Asks the engine to end within limit ms; does not wait for it. tell false: at once. */
 void hf_engine_shut(struct hf_engine *engine, bool tell, int64_t limit);
-/* The same as an op, which is done when the thread is at its end. *out belongs to the caller. */
+/* The same as an op, which is done when it has ended. *out belongs to the caller. */
 enum hf_err hf_engine_close(struct hf_engine *engine, bool tell, int64_t limit, struct hf_op **out,
 			    struct hf_error *err);
-/* Waits for the thread, if it is at its end and nobody else does. */
+/* Waits for the worker, if it is at its end and nobody else does. */
 void hf_engine_join(struct hf_engine *engine);
-/* thread: ends an op early, the way hf_op_stop_locked asks for. */
-void hf_engine_stop(struct hf_op *op, enum hf_err why);
-/* thread: gives up the request of an op, if it has one in flight, and steps the op anew; what it
- * sends next goes on a new connection. */
-void hf_engine_again(struct hf_op *op);
-/* thread: the way an op goes that was woken. */
-void hf_engine_ready(struct hf_op *op);
-/* The thread's life: runs until the engine is closing and its ops have ended. */
-void hf_engine_run(struct hf_engine *engine);
 
 #endif

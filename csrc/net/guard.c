@@ -1,6 +1,6 @@
 #include "net/guard.h"
 
-#include "net/engine.h"
+#include "net/turn.h"
 
 void hf_guard_init(struct hf_guard *guard, struct hf_op *owner, const char *what)
 {

@@ -2,7 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/random.h"
-#include "net/engine.h"
+#include "net/drive.h"
 #include "net/process.h"
 
 #include <errno.h>
@@ -28,6 +28,7 @@ void *hf_op_new(struct hf_engine *engine, const struct hf_kind *kind, size_t siz
 	hf_link_init(&op->all);
 	hf_link_init(&op->place);
 	hf_link_init(&op->guarded);
+	hf_link_init(&op->seated);
 	hf_process_count(HF_OPS, 1);
 	return op;
 }
@@ -82,7 +83,10 @@ void hf_op_finish_locked(struct hf_op *op, const struct hf_error *result)
 	/* Without memory for the sentence the code's general one has to do. */
 	op->message = result->code ? hf_strdup(result->message) : NULL;
 	op->done = true;
+	op->engine->news = true;
 	signal_fd(op->fd);
+	if (op->seat)
+		hf_seat_finished_locked(op);
 }
 
 void hf_op_finish(struct hf_op *op, const struct hf_error *result)
@@ -140,6 +144,7 @@ int hf_op_fd(struct hf_op *op, struct hf_error *err)
 		return -1;
 	pthread_mutex_lock(&op->engine->mutex);
 	fd = hf_fd_demand_locked(&op->fd, op->done, err);
+	hf_engine_call_locked(op->engine);
 	pthread_mutex_unlock(&op->engine->mutex);
 	return fd;
 }
@@ -151,16 +156,6 @@ bool hf_fd_wait(int fd, int64_t timeout, struct hf_error *err)
 	if (fd >= 0 && hf_poll(&fd, 1, timeout, &ready) < 0)
 		hf_err_set(err, HF_NOMEM, "poll: %s", strerror(errno));
 	return ready;
-}
-
-bool hf_op_wait(struct hf_op *op, int64_t timeout, struct hf_error *err)
-{
-	err->code = HF_OK;
-	if (hf_op_done(op))
-		return true;
-	if (timeout != 0)
-		hf_fd_wait(hf_op_fd(op, err), timeout, err);
-	return hf_op_done(op);
 }
 
 void hf_op_leave(struct hf_op *op)

@@ -1,10 +1,10 @@
-/* op.h: an op is something that takes time: a state machine that the engine's thread steps, and a
- * result that anybody may wait for. It finishes once.
+/* op.h: an op is something that takes time: a state machine that is stepped in the engine's turns,
+ * and a result that anybody may wait for. It finishes once.
  *
  * Who may touch a field is written beside it:
  *   const   set before the op is submitted, never changed
  *   lock    only with engine->mutex held
- *   thread  only by the engine's thread, without the mutex
+ *   thread  only by whoever has the engine's turn, without the mutex
  * Everything whose name ends in _locked is called with the mutex held. */
 #ifndef HF_OP_H
 #define HF_OP_H
@@ -65,6 +65,8 @@ struct hf_op {
 	enum hf_err code; /* lock until done, const afterwards: the result */
 	char *message; /* the same; NULL: the general text of the code */
 	struct hf_link post; /* lock: among the new, or among those to stop */
+	struct hf_seat *seat; /* lock: of the set that waits for it (drive.c) */
+	struct hf_link seated; /* lock: seat->waiting, then seat->finished */
 
 	enum hf_op_state state; /* thread */
 	enum hf_lane lane; /* thread */
@@ -97,7 +99,7 @@ void hf_op_finish_locked(struct hf_op *op, const struct hf_error *result);
 void hf_op_finish(struct hf_op *op, const struct hf_error *result);
 /* Fills *err the way an op answers that was stopped because of why. */
 enum hf_err hf_op_why(const struct hf_op *op, enum hf_err why, struct hf_error *err);
-/* Asks it to end early: takes effect on the thread, which gets woken. */
+/* Asks it to end early: takes effect in a turn, and whoever takes it gets woken. */
 void hf_op_stop_locked(struct hf_op *op, enum hf_err why);
 
 /* The eventfd in *fd, made when it is first asked for (*fd is -1 until then), readable from the

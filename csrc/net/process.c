@@ -3,7 +3,7 @@
 #include "net/process.h"
 
 #include "base/alloc.h"
-#include "net/engine.h"
+#include "net/drive.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -121,7 +121,7 @@ static void *run(void *arg)
 {
 	struct hf_thread *thread = arg;
 
-	hf_engine_run(thread->engine);
+	hf_drive_run(thread->engine);
 	pthread_mutex_lock(&registry);
 	thread->ended = true;
 	pthread_cond_broadcast(&somebody_ended);

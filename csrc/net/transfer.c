@@ -60,17 +60,45 @@ void hf_transfer_abort(struct hf_op *op)
 	hf_transfer_give(op, http);
 }
 
-void hf_transfer_keep(struct hf_engine *engine, size_t most)
+/* No more connections are kept open than all lanes may use. */
+static void keep(const struct hf_engine *engine, CURLM *multi)
 {
-	engine->most = most;
-	curl_multi_setopt(engine->multi, CURLMOPT_MAXCONNECTS, (long)(HF_CONNECTIONS + most));
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long)(HF_CONNECTIONS + engine->most));
+}
+
+CURLM *hf_transfer_multi(struct hf_engine *engine)
+{
+	CURLM *multi = curl_multi_init();
+
+	if (!multi)
+		return NULL;
+	hf_sockets_serve(&engine->sockets, multi);
+	keep(engine, multi);
+	return multi;
+}
+
+/* After libcurl has run out of memory. Nothing is in flight. */
+static bool mend(struct hf_engine *engine)
+{
+	CURLM *fresh = hf_transfer_multi(engine), *old = engine->multi;
+
+	if (!fresh)
+		return false;
+	pthread_mutex_lock(&engine->mutex);
+	engine->multi = fresh;
+	pthread_mutex_unlock(&engine->mutex);
+	curl_multi_cleanup(old);
+	engine->broken = false;
+	return true;
 }
 
 bool hf_transfer_begin(struct hf_op *op)
 {
 	struct hf_engine *engine = op->engine;
-	CURL *easy = engine->idle_count ? engine->idle[--engine->idle_count] : hf_http_new_easy();
+	CURL *easy = NULL;
 
+	if (!engine->broken || mend(engine))
+		easy = engine->idle_count ? engine->idle[--engine->idle_count] : hf_http_new_easy();
 	if (!easy) {
 		hf_http_no_memory(op->http);
 		return false;
@@ -89,8 +117,10 @@ bool hf_transfer_begin(struct hf_op *op)
 	}
 	op->http->easy = easy;
 	op->state = HF_FLYING;
-	if (++engine->lanes[op->lane].flying > engine->most && op->lane == HF_USER)
-		hf_transfer_keep(engine, engine->lanes[HF_USER].flying);
+	if (++engine->lanes[op->lane].flying > engine->most && op->lane == HF_USER) {
+		engine->most = engine->lanes[HF_USER].flying;
+		keep(engine, engine->multi);
+	}
 	pthread_mutex_lock(&engine->mutex);
 	engine->requests++;
 	pthread_mutex_unlock(&engine->mutex);

@@ -71,24 +71,28 @@ local function heap_remove(heap, entry)
   end
 end
 
--- Waiters: self.waiters[fd] is the list of entries that wait for fd.
+-- Waiters: self.fds[fd] and self.ops[id] are the lists of entries that wait for a descriptor or an op of the core, which
+-- needs none here: the loop does the work of its client while it waits (core.set).
 
-local function forget_fd(self, entry)
-  local list = self.waiters[entry.fd]
+local function forget_place(self, entry)
+  local places, key = entry.places, entry.key
+  local list = places[key]
   for i = 1, #list do
     if list[i] == entry then
       table.remove(list, i)
       break
     end
   end
-  if #list == 0 then self.waiters[entry.fd] = nil end
+  if list[1] then return end
+  places[key] = nil
+  if entry.op then self.source.unfollow(entry.op) end
 end
 
 -- Takes an entry out of everything that could wake it.
 local function unpark(self, entry)
   entry.task.entry = nil
   if entry.pos then heap_remove(self.timers, entry) end
-  if entry.fd then forget_fd(self, entry) end
+  if entry.places then forget_place(self, entry) end
 end
 
 local function make_ready(self, task, ...)
@@ -102,20 +106,22 @@ local function wake(self, entry, ...)
   make_ready(self, entry.task, ...)
 end
 
--- Suspends the running coroutine until its entry is woken; answers what it is woken with.
-local function park(self, seconds, fd)
+-- Suspends the running coroutine until its entry is woken, after so many seconds or by what is at places[key]; answers
+-- what it is woken with.
+local function park(self, seconds, places, key, op)
   local task = self.current
   if task.entry then
     error("a coroutine inside a coroutine of the loop waits, and its yield never reached the loop: "
       .. "start it with loop.spawn, or wrap it with loop.pcall", 3)
   end
   self.seq = self.seq + 1
-  local entry = { task = task, fd = fd, at = seconds and self.source.now() + seconds, seq = self.seq }
+  local entry = { task = task, places = places, key = key, op = op, at = seconds and self.source.now() + seconds,
+    seq = self.seq }
   task.entry = entry
   if entry.at then heap_push(self.timers, entry) end
-  if fd then
-    local list = self.waiters[fd] or {}
-    self.waiters[fd] = list
+  if places then
+    local list = places[key] or {}
+    places[key] = list
     list[#list + 1] = entry
   end
   return coroutine.yield(PARKED)
@@ -163,14 +169,34 @@ local function idle_time(self)
   return first and math.max(0, first.at - self.source.now())
 end
 
-local function poll(self)
-  local fds = {}
-  for fd in pairs(self.waiters) do fds[#fds + 1] = fd end
-  for fd in pairs(self.source.poll(fds, idle_time(self))) do
-    local list = self.waiters[fd]
-    while list and list[1] do wake(self, list[1], true) end
+local function wake_all(self, list, ...)
+  while list and list[1] do wake(self, list[1], ...) end
+end
+
+-- Sleeps; answers the descriptors that are readable. In a child after fork nobody will finish the parent's ops.
+local function sleep(self)
+  local fds, n = {}, 0
+  for fd in pairs(self.fds) do
+    n = n + 1
+    fds[n] = fd
   end
-  local now = self.source.now()
+  local ready, message, code = self.source.poll(fds, idle_time(self))
+  if ready then return ready end
+  if code ~= "FORKED" then error(message, 0) end
+  for _, list in pairs(self.ops) do wake_all(self, list, true) end
+  return {}
+end
+
+local function poll(self)
+  local source = self.source
+  for fd in pairs(sleep(self)) do wake_all(self, self.fds[fd], true) end
+  local id = source.finished()
+  while id do
+    wake_all(self, self.ops[id], true)
+    id = source.finished()
+  end
+  if not self.timers[1] then return end
+  local now = source.now()
   while self.timers[1] and self.timers[1].at <= now do
     wake(self, self.timers[1], nil, "timeout")
   end
@@ -178,7 +204,7 @@ end
 
 local function drive(self)
   run_ready(self)
-  while self.head <= self.tail or self.timers[1] or next(self.waiters) do
+  while self.head <= self.tail or self.timers[1] or next(self.ops) or next(self.fds) do
     poll(self)
     run_ready(self)
   end
@@ -187,7 +213,7 @@ end
 local function reset(self)
   self.running, self.current, self.failures, self.failure = false, nil, 0, nil
   self.ready, self.head, self.tail = {}, 1, 0
-  self.timers, self.waiters, self.seq = {}, {}, 0
+  self.timers, self.fds, self.ops, self.seq = {}, {}, {}, 0
 end
 
 function Loop:start(fn, ...)
@@ -217,14 +243,17 @@ end
 
 function Loop:wait(waitable, seconds)
   if not self.current then return plain.wait(waitable, seconds) end
-  local done, message, code, fd
+  local done, message, code, key
   if waitable.wait then done, message, code = waitable:wait(0) end
   if done then return true end
   if message then return nil, message, code end
   if seconds and seconds <= 0 then return nil, "timeout" end
-  fd, message, code = waitable:pollfd()
-  if not fd then return nil, message, code end
-  return park(self, seconds, fd)
+  key, message, code = self.source.follow(waitable)
+  if key then return park(self, seconds, self.ops, key, waitable) end
+  if message then return nil, message, code end
+  key, message, code = waitable:pollfd()
+  if not key then return nil, message, code end
+  return park(self, seconds, self.fds, key)
 end
 
 -- pcall that a coroutine may yield across. PUC 5.1 has none, so there the function runs in a coroutine of its own,
@@ -250,7 +279,23 @@ end
 
 local M = {}
 
--- A loop on another clock and poll: for specs, which never sleep. Its functions are those of the module.
+-- What the loop stands on: a clock, and something that waits for descriptors and ops together.
+local function real_source()
+  local set = assert(core.set())
+  return {
+    now = core.now,
+    follow = function(waitable) return set:add(waitable) end,
+    unfollow = function(op) set:remove(op) end,
+    finished = function() return set:next() end,
+    poll = function(fds, seconds)
+      local ready, message, code = set:wait(fds, seconds)
+      if code == "FORKED" then set = assert(core.set()) end
+      return ready, message, code
+    end,
+  }
+end
+
+-- A loop on another source: for specs, which never sleep. Its functions are those of the module.
 function M.new(source)
   local self = setmetatable({ source = source }, Loop)
   reset(self)
@@ -279,7 +324,7 @@ function M.new(source)
   }
 end
 
-local default = M.new(core)
+local default = M.new(real_source())
 for name, fn in pairs(default) do M[name] = fn end
 
 --- pcall for code that may wait: plain pcall where that can be yielded across, a coroutine of its own on PUC Lua 5.1.

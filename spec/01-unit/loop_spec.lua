@@ -5,6 +5,8 @@ local loop_module = require("holdfast.loop")
 local function fake()
   local source = { time = 100, readable = {}, polls = 0, at = {} }
   function source.now() return source.time end
+  function source.follow() end
+  function source.finished() end
   function source.poll(fds, seconds)
     source.polls = source.polls + 1
     local ready = {}

@@ -17,6 +17,8 @@ function M.new()
   world.now = function() return world.time end
   world.loop = loops.new({
     now = world.now,
+    follow = function() end,
+    finished = function() end,
     poll = function(_, seconds)
       world.time = world.time + assert(seconds, "everybody waits for ever")
       return {}

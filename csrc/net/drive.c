@@ -1,0 +1,448 @@
+#include "net/drive.h"
+
+#include "base/alloc.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <time.h>
+
+/* So long after somebody has driven the worker stands back, ms: who waits for one op after the
+ * other is between two of them. */
+#define STAND_BACK 5
+/* Nobody sleeps longer, ms: poll(2) does not count the time that the machine is suspended; the
+ * lease does. */
+#define SLEEP_MAX 2000
+#define ON_STACK 64
+
+/* ---- sleep ---------------------------------------------------------------------------------- */
+
+/* Sleeps until one of n descriptors is readable, or until a time, or a signal that mask lets
+ * through (NULL: as it is). Answers how many are readable, or -errno. */
+static int sleep_on(struct pollfd *fds, size_t n, int64_t until, const sigset_t *mask)
+{
+	int64_t ms = until - hf_now();
+	struct timespec time;
+	int count;
+
+	if (ms < 0)
+		ms = 0;
+	if (ms > SLEEP_MAX)
+		ms = SLEEP_MAX;
+	time = (struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+	count = ppoll(fds, n, &time, mask);
+	return count < 0 ? -errno : count;
+}
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* ---- the worker ----------------------------------------------------------------------------- */
+
+static bool driven_locked(const struct hf_engine *engine)
+{
+	return engine->drivers || hf_now() < engine->driven_at + STAND_BACK;
+}
+
+static void stand_back_locked(struct hf_engine *engine)
+{
+	struct timespec until;
+
+	while (driven_locked(engine) && !engine->closing) {
+		if (engine->drivers) {
+			engine->worker = HF_RESTING;
+			pthread_cond_wait(&engine->back, &engine->mutex);
+			continue;
+		}
+		engine->worker = HF_STANDING_BACK;
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += STAND_BACK * 1000000;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+		pthread_cond_timedwait(&engine->back, &engine->mutex, &until);
+	}
+}
+
+/* Rests between two turns. Answers whether the sockets are to be looked at. */
+static bool rest(struct hf_engine *engine, int64_t due)
+{
+	struct pollfd fd = {.fd = engine->sockets.fd, .events = POLLIN};
+	bool look = false;
+
+	pthread_mutex_lock(&engine->mutex);
+	if (!driven_locked(engine) && !engine->woken) {
+		engine->worker = HF_ASLEEP;
+		pthread_mutex_unlock(&engine->mutex);
+		look = sleep_on(&fd, 1, due, NULL) > 0;
+		pthread_mutex_lock(&engine->mutex);
+		engine->worker = HF_AWAKE;
+	}
+	if (driven_locked(engine)) {
+		stand_back_locked(engine);
+		engine->worker = HF_AWAKE;
+		look = true;
+	}
+	pthread_mutex_unlock(&engine->mutex);
+	return look;
+}
+
+/* The last one out. */
+static void close_locked(struct hf_engine *engine)
+{
+	if (engine->worker == HF_LEFT && !engine->drivers)
+		hf_sockets_close(&engine->sockets);
+}
+
+void hf_drive_run(struct hf_engine *engine)
+{
+	bool look = false;
+	int64_t due;
+
+	while (hf_turn(engine, look, false, &due))
+		look = rest(engine, due);
+	pthread_mutex_lock(&engine->mutex);
+	engine->worker = HF_LEFT;
+	close_locked(engine);
+	pthread_mutex_unlock(&engine->mutex);
+}
+
+/* ---- drivers -------------------------------------------------------------------------------- */
+
+/* What a thread that waits for ops knows of one engine. */
+struct hf_seat {
+	struct hf_engine *engine; /* counted by its ops */
+	struct hf_link waiting, finished; /* engine's lock: struct hf_op.seated; each counted */
+	size_t count; /* in both lists */
+	int64_t due; /* when the next turn is */
+};
+
+/* The signals of a thread before it drove, and while it sleeps: a library that writes to a
+ * connection which is gone must not end the process. */
+struct signals {
+	sigset_t before, asleep;
+};
+
+static void block(struct signals *signals)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &signals->before);
+	signals->asleep = signals->before;
+	sigaddset(&signals->asleep, SIGPIPE);
+}
+
+static void unblock(const struct signals *signals)
+{
+	const struct timespec now = {0};
+	sigset_t pipe;
+
+	if (!sigismember(&signals->before, SIGPIPE)) {
+		sigemptyset(&pipe);
+		sigaddset(&pipe, SIGPIPE);
+		while (sigtimedwait(&pipe, NULL, &now) > 0)
+			;
+	}
+	pthread_sigmask(SIG_SETMASK, &signals->before, NULL);
+}
+
+/* Answers what to sleep on, -1 (which poll(2) does not mind) after the engine's end. */
+static int enter(struct hf_engine *engine)
+{
+	int fd;
+
+	pthread_mutex_lock(&engine->mutex);
+	engine->drivers++;
+	fd = engine->sockets.fd;
+	pthread_mutex_unlock(&engine->mutex);
+	return fd;
+}
+
+/* Who sleeps on does not know what has become due in our turns. */
+static void leave(struct hf_engine *engine)
+{
+	pthread_mutex_lock(&engine->mutex);
+	engine->drivers--;
+	engine->driven_at = hf_now();
+	hf_engine_wake_locked(engine);
+	if (engine->worker == HF_RESTING && !engine->drivers)
+		pthread_cond_signal(&engine->back);
+	close_locked(engine);
+	pthread_mutex_unlock(&engine->mutex);
+}
+
+/* At the end of an engine nothing is due: everything has finished. */
+static void take_turn(struct hf_engine *engine, bool look, int64_t *due)
+{
+	if (!hf_turn(engine, look, true, due))
+		*due = HF_NEVER;
+}
+
+static int64_t time_of(int64_t timeout)
+{
+	return timeout < 0 ? HF_NEVER : hf_now() + timeout;
+}
+
+bool hf_op_wait(struct hf_op *op, int64_t timeout, struct hf_error *err)
+{
+	struct hf_engine *engine = op->engine;
+	struct pollfd fd = {.events = POLLIN};
+	int64_t until = time_of(timeout), due;
+	struct signals signals;
+	bool done;
+	int n = 0;
+
+	err->code = HF_OK;
+	if (hf_op_done(op))
+		return true;
+	if (timeout == 0)
+		return false;
+	block(&signals);
+	fd.fd = enter(engine);
+	for (;;) {
+		take_turn(engine, n > 0, &due);
+		done = hf_op_done(op);
+		if (done || n < 0 || hf_now() >= until)
+			break;
+		n = sleep_on(&fd, 1, earlier(due, until), &signals.asleep);
+	}
+	leave(engine);
+	unblock(&signals);
+	if (n < 0 && n != -EINTR)
+		hf_err_set(err, HF_NOMEM, "poll: %s", strerror(-n));
+	return done;
+}
+
+/* ---- sets ----------------------------------------------------------------------------------- */
+
+struct hf_set {
+	struct hf_seat **seats;
+	size_t count, room;
+};
+
+void hf_seat_finished_locked(struct hf_op *op)
+{
+	hf_link_remove(&op->seated);
+	hf_link_append(&op->seat->finished, &op->seated);
+}
+
+struct hf_set *hf_set_new(void)
+{
+	return hf_calloc(1, sizeof(struct hf_set));
+}
+
+static struct hf_seat *add_seat(struct hf_set *set, struct hf_engine *engine)
+{
+	size_t room = set->room ? set->room * 2 : 4;
+	struct hf_seat **more, *seat;
+
+	if (set->count == set->room) {
+		more = hf_realloc(set->seats, room * sizeof(*more));
+		if (!more)
+			return NULL;
+		set->seats = more;
+		set->room = room;
+	}
+	seat = hf_calloc(1, sizeof *seat);
+	if (!seat)
+		return NULL;
+	seat->engine = engine;
+	hf_link_init(&seat->waiting);
+	hf_link_init(&seat->finished);
+	set->seats[set->count++] = seat;
+	return seat;
+}
+
+static struct hf_seat *find_seat(const struct hf_set *set, const struct hf_engine *engine)
+{
+	for (size_t i = 0; i < set->count; i++)
+		if (set->seats[i]->engine == engine)
+			return set->seats[i];
+	return NULL;
+}
+
+static void put_seat(struct hf_set *set, struct hf_seat *seat)
+{
+	size_t i = 0;
+
+	if (--seat->count)
+		return;
+	while (set->seats[i] != seat)
+		i++;
+	set->seats[i] = set->seats[--set->count];
+	hf_free(seat);
+}
+
+enum hf_err hf_set_add(struct hf_set *set, struct hf_op *op, struct hf_error *err)
+{
+	struct hf_engine *engine = op->engine;
+	struct hf_seat *seat;
+
+	if (!hf_engine_here(engine, err))
+		return err->code;
+	seat = find_seat(set, engine);
+	if (!seat)
+		seat = add_seat(set, engine);
+	if (!seat)
+		return hf_err_set(err, HF_NOMEM, "out of memory");
+	pthread_mutex_lock(&engine->mutex);
+	if (!op->seat) {
+		hf_op_ref(op);
+		op->seat = seat;
+		seat->count++;
+		hf_link_append(op->done ? &seat->finished : &seat->waiting, &op->seated);
+	}
+	pthread_mutex_unlock(&engine->mutex);
+	return HF_OK;
+}
+
+static void take_off(struct hf_set *set, struct hf_op *op)
+{
+	struct hf_seat *seat = op->seat;
+	struct hf_engine *engine = op->engine;
+
+	pthread_mutex_lock(&engine->mutex);
+	hf_link_remove(&op->seated);
+	op->seat = NULL;
+	pthread_mutex_unlock(&engine->mutex);
+	put_seat(set, seat);
+	hf_op_unref(op);
+}
+
+void hf_set_remove(struct hf_set *set, struct hf_op *op)
+{
+	if (hf_engine_here(op->engine, NULL) && op->seat && find_seat(set, op->engine) == op->seat)
+		take_off(set, op);
+}
+
+static struct hf_op *first(struct hf_seat *seat, const struct hf_link *list)
+{
+	struct hf_link *link;
+
+	pthread_mutex_lock(&seat->engine->mutex);
+	link = hf_link_first(list);
+	pthread_mutex_unlock(&seat->engine->mutex);
+	return link ? HF_OF(struct hf_op, seated, link) : NULL;
+}
+
+const void *hf_set_next(struct hf_set *set)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		struct hf_op *op = first(set->seats[i], &set->seats[i]->finished);
+
+		if (!op)
+			continue;
+		take_off(set, op);
+		return op;
+	}
+	return NULL;
+}
+
+static bool any_finished(const struct hf_set *set)
+{
+	for (size_t i = 0; i < set->count; i++)
+		if (first(set->seats[i], &set->seats[i]->finished))
+			return true;
+	return false;
+}
+
+static void enter_all(struct hf_set *set, struct pollfd *fds)
+{
+	for (size_t i = 0; i < set->count; i++)
+		fds[i] = (struct pollfd){.fd = enter(set->seats[i]->engine), .events = POLLIN};
+}
+
+static void leave_all(struct hf_set *set)
+{
+	for (size_t i = 0; i < set->count; i++)
+		leave(set->seats[i]->engine);
+}
+
+/* A turn for each, with a look at the sockets of those whose descriptors are readable (fds NULL:
+ * none). Answers when the next one is due. */
+static int64_t turn_all(struct hf_set *set, const struct pollfd *fds)
+{
+	int64_t due = HF_NEVER;
+
+	for (size_t i = 0; i < set->count; i++) {
+		struct hf_seat *seat = set->seats[i];
+
+		if (!fds || fds[i].revents || seat->due <= hf_now())
+			take_turn(seat->engine, fds && fds[i].revents, &seat->due);
+		due = earlier(due, seat->due);
+	}
+	return due;
+}
+
+static int drive(struct hf_set *set, struct pollfd *fds, size_t n, int64_t until)
+{
+	struct signals signals;
+	int64_t due;
+	int count;
+
+	block(&signals);
+	enter_all(set, fds);
+	due = turn_all(set, NULL);
+	if (any_finished(set))
+		until = 0;
+	count = sleep_on(fds, set->count + n, earlier(due, until), &signals.asleep);
+	if (count >= 0)
+		turn_all(set, fds);
+	leave_all(set);
+	unblock(&signals);
+	return count;
+}
+
+static bool is_here(const struct hf_set *set, struct hf_error *err)
+{
+	for (size_t i = 0; i < set->count; i++)
+		if (!hf_engine_here(set->seats[i]->engine, err))
+			return false;
+	return true;
+}
+
+enum hf_err hf_set_wait(struct hf_set *set, const int *fds, size_t n, int64_t timeout, bool *ready,
+			struct hf_error *err)
+{
+	struct pollfd small[ON_STACK], *all = small;
+	size_t own = set->count;
+	int count;
+
+	err->code = HF_OK;
+	if (!is_here(set, err))
+		return err->code;
+	if (own + n > ON_STACK)
+		all = hf_malloc((own + n) * sizeof *all);
+	if (!all)
+		return hf_err_set(err, HF_NOMEM, "out of memory");
+	for (size_t i = 0; i < n; i++)
+		all[own + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+	count = drive(set, all, n, time_of(timeout));
+	if (count < 0 && count != -EINTR)
+		hf_err_set(err, HF_NOMEM, "poll: %s", strerror(-count));
+	for (size_t i = 0; i < n; i++)
+		ready[i] = count > 0 && all[own + i].revents != 0;
+	if (all != small)
+		hf_free(all);
+	return err->code;
+}
+
+/* A child after fork leaves what it has inherited as it is. */
+void hf_set_free(struct hf_set *set)
+{
+	struct hf_op *op;
+
+	if (!set)
+		return;
+	while (set->count && is_here(set, NULL)) {
+		struct hf_seat *seat = set->seats[0];
+
+		op = first(seat, &seat->waiting);
+		take_off(set, op ? op : first(seat, &seat->finished));
+	}
+	hf_free(set->seats);
+	hf_free(set);
+}

@@ -1,0 +1,26 @@
+/* drive.h: who takes an engine's turns (turn.h). Whoever waits for an op drives its engine: there
+ * is no hop to another thread between a caller and the network. The rules:
+ *
+ *  - A turn is taken under engine->turn, by one thread at a time, with all signals blocked; nobody
+ *    sleeps with it. libcurl's handles belong to whoever has it.
+ *  - A driver takes turns until what it waits for has finished, and sleeps in between on
+ *    engine->sockets. A signal ends its sleep, and its wait: the caller has to look at what it was
+ *    for. Any number of threads may drive one engine, and each wakes for what happens to it.
+ *  - The worker, which is the engine's own thread, takes the turns while nobody drives: renewal and
+ *    loss detection need no caller. While somebody drives, and for a few ms after, it stands back;
+ * then it comes back by itself. So what is left for it, with nobody waiting, begins a few ms late
+ * at most.
+ *  - Who leaves something under the mutex (hf_engine_wake_locked) rings the bell when somebody
+ * sleeps, and only then: a caller that waits next takes the turn itself.
+ *  - Who asks for a descriptor is not going to drive: the worker is called back at once. */
+#ifndef HF_DRIVE_H
+#define HF_DRIVE_H
+
+#include "net/turn.h"
+
+/* The life of an engine's worker: until the engine has come to its end. */
+void hf_drive_run(struct hf_engine *engine);
+/* An op has finished that a set waits for. */
+void hf_seat_finished_locked(struct hf_op *op);
+
+#endif
