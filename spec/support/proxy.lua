@@ -11,6 +11,7 @@
 --    skip       let so many of them by first; times: then take so many (default: all). The first rule that fits is it
 --    delay      seconds before anything is done with the request (so also before it is passed on, which it is then
 --               even when its client has left meanwhile, as with a server that is slow)
+--    hold       true: the same as an endless delay, until proxy:release
 --    status, headers, body    answer this
 --    raw        answer these bytes and close; keep = true: do not close
 --    (neither)  pass it on and answer what upstream answers
@@ -36,7 +37,7 @@ Proxy.__index = Proxy
 local RULE = {
   match = "string", first = "boolean", skip = "number", times = "number", delay = "number", status = "number",
   headers = "table", body = "string", raw = "string", keep = "boolean", interval = "number", action = "string",
-  hang_up = "boolean",
+  hang_up = "boolean", hold = "boolean",
 }
 local ACTIONS = {
   answer = true, stall = true, close = true, reset = true, pass_then_stall = true, pass_then_close = true,
@@ -90,8 +91,9 @@ function Proxy:wait_for(pattern, n, seconds, state)
   return nil, ("%d of %d requests matched %s within %g s"):format(#found, n or 1, tostring(pattern), seconds)
 end
 
---- Passes on the copies of requests that match which "late" and "twice" hold, now, also if the client of one is still
--- waiting. Answers how many there were; wait_for(…, "carried") waits for what comes of them.
+--- Lets go of the requests that match which `hold` keeps, and passes on the copies which "late" and "twice" keep, now,
+-- also if the client of one is still waiting. Answers how many there were; wait_for(…, "carried") waits for what comes of
+-- them.
 function Proxy:release(pattern) return call(self, "release", { pattern = pattern }) end
 
 --- From now on requests go to another upstream, host:port; those on their way stay where they are.

@@ -16,6 +16,7 @@ local upstream = arg[1]
 
 local loop = cqueues.new()
 local rules, log, waiters, copies = {}, {}, {}, {}
+local held = {} -- connection = the entry of the request that waits there for commands.release
 local pretence -- the state of a Consul server that this one pretends to be; nil: of none
 local connections, counts = {}, { open = 0, most = 0, total = 0 }
 local blackhole, light = false, condition.new()
@@ -332,14 +333,28 @@ local function find_rule(entry)
   return PASS
 end
 
+-- Whether requests that match this rule are passed on.
+local function passes(rule)
+  return upstream and (rule.action:find("^pass_") or (rule.action == "answer" and not rule.status and not rule.raw))
+end
+
+-- Waits for commands.release. As for wait_before, which calls it.
+local function hold_back(con, request, rule, entry)
+  held[con] = entry
+  while held[con] and not con.gone do con.signal:wait() end
+  if held[con] and passes(rule) then hold_copy(request, entry) end
+  held[con] = nil
+  return not con.gone
+end
+
 -- Lets a rule's `delay` pass. A server that is slow does not know that its client has left: it carries the request out
 -- all the same, so if that happens meanwhile, false is answered and a copy goes its way.
 local function wait_before(con, request, rule, entry)
+  if rule.hold then return hold_back(con, request, rule, entry) end
   if not rule.delay or COPYING[rule.action] then return linger(con, 0) end
   local deadline = cqueues.monotime() + rule.delay
   if linger(con, rule.delay) then return true end
-  local passes = rule.action:find("^pass_") or (rule.action == "answer" and not rule.status and not rule.raw)
-  if upstream and passes then
+  if passes(rule) then
     pass_on_after(hold_copy(request, entry), math.max(deadline - cqueues.monotime(), 0))
   end
   return false
@@ -454,6 +469,13 @@ function commands.release(command)
     if matches(copy.entry, command.pattern) then matching[#matching + 1] = copy end
   end
   for _, copy in ipairs(matching) do pass_on(copy) end
+  for con, entry in pairs(held) do
+    if matches(entry, command.pattern) then
+      held[con] = nil
+      con.signal:signal()
+      matching[#matching + 1] = entry
+    end
+  end
   return #matching
 end
 
