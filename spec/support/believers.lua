@@ -45,7 +45,8 @@ end
 
 --- Looks for so many seconds.
 function Watch:during(seconds)
-  self:until_true(function() return false end, seconds)
+  local finish = socket.gettime() + seconds
+  self:until_true(function() return socket.gettime() >= finish end, seconds)
 end
 
 --- How many keys two believed to hold at one time.

@@ -120,7 +120,7 @@ function M.code_of(ok, _, code)
   return ok and "OK" or code
 end
 
---- Waits for an op of the core: its result. Raises when there is none within so many seconds (5).
+--- Waits for an op of the core: its result. Raises when there is none within so many seconds (5, stretched).
 function M.result(op, seconds)
   local limit = helper.seconds(seconds or 5)
   if not op:wait(limit) then error(("the op has not finished within %g s"):format(limit), 2) end

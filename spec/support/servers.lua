@@ -106,7 +106,7 @@ end
 function Server:suspend()
   if self.suspended then return end
   signal(self, "STOP")
-  M.wait_until(function() return state_of(self.pid) == "T" end, 5, "SIGSTOP")
+  M.wait_until(function() return state_of(self.pid) == "T" end, PATIENCE, "SIGSTOP")
   self.suspended = true
 end
 
