@@ -71,7 +71,7 @@ describe("a client with many waiting locks, at an agent with its default limits"
   end)
 
   it("holds what it holds beside 230 waiters, and each of them gets its lock when it is free", function()
-    client = helper.client({ session = { ttl = "3s", lock_delay = "3s" } })
+    client = helper.client({ session = { ttl = "5s", lock_delay = "6s" } })
     local held = {}
     for i, key in ipairs(keys_of(12)) do
       held[i] = assert(client:lock(key))

@@ -92,7 +92,7 @@ describe("a lock", function()
   -- vitess#8309
   it("tells that time was up from success, and names the holder", function()
     local session = agent.occupy(key)
-    for _, timeout in ipairs({ 0, 0.05, "50ms" }) do
+    for _, timeout in ipairs({ 0, "2500ms" }) do
       local ok, message, code = lock:lock(timeout)
       assert.is_nil(ok)
       assert.are.equal("TIMEOUT", code)
@@ -105,9 +105,9 @@ describe("a lock", function()
   end)
 
   it("can be told to wait and to give back within a time", function()
-    assert.is_true(lock:lock("5s"))
-    assert.is_true(lock:unlock(5))
-    assert.is_true(lock:destroy("5s"))
+    assert.is_true(lock:lock("30s"))
+    assert.is_true(lock:unlock(30))
+    assert.is_true(lock:destroy("30s"))
   end)
 end)
 
@@ -132,7 +132,7 @@ describe("a key that is no lock's", function()
     assert.are.equal("CONFLICT", code_of(lock:lock()))
     assert.are.equal("CONFLICT", code_of(lock:lock(0)))
     assert.are.equal("CONFLICT", code_of(lock:destroy()))
-    assert.are.equal("CONFLICT", code_of(client:lock(key):lock(1)))
+    assert.are.equal("CONFLICT", code_of(client:lock(key):lock(30)))
     assert.is_false(lock:held())
     assert.are.equal(before, select(2, consul.kv.get(key)))
   end
