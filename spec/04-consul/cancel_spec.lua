@@ -62,7 +62,7 @@ describe("an acquire that ends early", function()
 
   it("answers TIMEOUT in the middle of the long poll", function()
     local session = agent.occupy(key)
-    assert.are.equal("TIMEOUT", interrupt(fake.POLL, nil, 0.5))
+    assert.are.equal("TIMEOUT", interrupt(fake.POLL, nil, 3))
     poll_was_dropped()
     never_takes_it(session)
   end)

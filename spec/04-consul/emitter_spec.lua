@@ -14,7 +14,7 @@ describe("an emitter", function()
     receiver = helper.server()
     queue = assert(queues.open("memory:"))
     prefix = helper.unique_key() .. "/"
-    client = helper.client({ scheduler = "loop", session = { ttl = "3s", lock_delay = 0 } })
+    client = helper.client({ scheduler = "loop", session = { ttl = "60s", lock_delay = 0 } })
     events = {}
   end)
   after_each(function()
@@ -86,14 +86,17 @@ describe("an emitter", function()
     end)
 
   it("serves many receivers at once, and two emitters never the same one", function()
+    receiver:rule({ status = 200, times = 6, hold = true })
     receiver:rule({ status = 200, delay = 0.05 })
     for i = 1, 10 do push(3, "r" .. i) end
-    local other_client = helper.client({ scheduler = "loop", session = { ttl = "3s", lock_delay = 0 } })
+    local other_client = helper.client({ scheduler = "loop", session = { ttl = "60s", lock_delay = 0 } })
     -- Neither has room for all.
     local one, two = emitter({ concurrency = 3 }), emitter({ concurrency = 3, client = other_client })
     loop.run(function()
       loop.spawn(function() one:run() end)
       loop.spawn(function() two:run() end)
+      while receiver:count() < 6 do loop.sleep(0.01) end -- so both are at work
+      receiver:release()
       while queue:len() > 0 do loop.sleep(0.01) end
       one:stop()
       two:stop()
@@ -123,13 +126,14 @@ describe("an emitter", function()
   end)
 
   it("stops: what is in flight may end within its grace, and nothing new begins", function()
-    receiver:rule({ delay = 0.3, status = 200 })
+    receiver:rule({ hold = true, status = 200 })
     push(2, "a")
     local one = emitter()
     loop.run(function()
       loop.spawn(function() one:run() end)
       while receiver:count() == 0 do loop.sleep(0.01) end
       one:stop(helper.seconds(10))
+      receiver:release()
     end)
     assert.are.equal(1, receiver:count(nil, "answered"))
     assert.are.same({ 1, 1, 0 }, { receiver:count(), one:stats().delivered, one:stats().aborted })

@@ -17,7 +17,7 @@ local NAMES = {
 describe("a key with the name", function()
   local client, prefix, locks
   before_each(function()
-    client = helper.client({ session = { ttl = "1500ms", lock_delay = "3s" } })
+    client = helper.client({ session = { ttl = "3s" } })
     prefix = helper.unique_key("p")
     locks = {}
     for i, name in ipairs(NAMES) do locks[i] = assert(client:lock(prefix .. "/" .. name)) end
@@ -70,7 +70,7 @@ describe("a key with the name", function()
   end)
 
   it("… is TIMEOUT in a lock-delay, and taken after it, in the same session", function()
-    local session = helper.session({ LockDelay = "1s" })
+    local session = helper.session({ LockDelay = "5s" })
     for _, lock in ipairs(locks) do operate("lock", lock:key(), session) end
     consul.session.destroy(session)
     local first = locks[1]

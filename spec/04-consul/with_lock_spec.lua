@@ -31,7 +31,7 @@ describe("with_lock", function()
   end)
 
   it("takes a lock's options and a time to wait", function()
-    local value = client:with_lock({ key = key, value = "here", session_ttl = "20s" }, "5s", function(lock)
+    local value = client:with_lock({ key = key, value = "here", session_ttl = "20s" }, "30s", function(lock)
       assert.are.equal("20000ms", consul.session.info(lock:session()).TTL)
       return consul.kv.get(key).Value
     end)
