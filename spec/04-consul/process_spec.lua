@@ -11,7 +11,8 @@ end
 -- away by itself after twice that.
 local PRELUDE = [[
 local holdfast = require("holdfast")
-local client = assert(holdfast.new({ session = { name = os.getenv("KEY"), ttl = os.getenv("TTL") or "5s", lock_delay = 0 } }))
+local client = assert(holdfast.new({ session = { name = os.getenv("KEY"), ttl = os.getenv("TTL") or "5s",
+  lock_delay = 0 } }))
 local lock = assert(client:lock(os.getenv("KEY")))
 ]]
 local LOCKED = PRELUDE .. "assert(lock:lock(10)) print('locked') io.stdout:flush()\n"
