@@ -1,6 +1,6 @@
 --- What a Consul server keeps of sessions and keys, and what it says when it is asked for it the way holdfast does: for
 -- spec/support/server.lua, whose rules make the trouble. It is as strict as Consul 1.8.7 (spec/01-unit/support_spec.lua
--- asks both), except that a TTL may be as short as a spec wants, and that a session ends at twice its TTL exactly.
+-- asks both), except that a TTL may be as short as a spec wants, and that no session ends by itself: a spec says when.
 -- @module spec.support.fake_state
 
 local cqueues = require("cqueues")
@@ -62,18 +62,6 @@ function State:end_session(id)
   end
 end
 
-local function expire(self, session)
-  while self.sessions[session.id] do
-    local left = session.ends - cqueues.monotime()
-    if left <= 0 then return self:end_session(session.id) end
-    cqueues.sleep(left)
-  end
-end
-
-local function prolong(session)
-  session.ends = cqueues.monotime() + 2 * seconds(session.ttl)
-end
-
 function State:create(_, _, body)
   local options = body ~= "" and json.decode(body) or {}
   self.made = self.made + 1
@@ -83,17 +71,12 @@ function State:create(_, _, body)
     delay = options.LockDelay and seconds(options.LockDelay) or DELAY, index = self.index,
   }
   self.sessions[session.id] = session
-  if session.ttl ~= "" then
-    prolong(session)
-    self.loop:wrap(expire, self, session)
-  end
   return 200, ("{\"ID\":%q}"):format(session.id)
 end
 
 function State:renew(id)
   local session = self.sessions[id]
   if not session then return 404, ("Session id '%s' not found"):format(id) end
-  prolong(session)
   return 200, session_text(session)
 end
 
@@ -300,10 +283,10 @@ end
 
 local M = {}
 
---- A server's state with nothing in it. loop: the cqueues loop that its sessions end in.
-function M.new(loop)
+--- A server's state with nothing in it.
+function M.new()
   return setmetatable({
-    loop = loop, index = FIRST_INDEX, sessions_index = FIRST_INDEX, made = 0, changed = condition.new(),
+    index = FIRST_INDEX, sessions_index = FIRST_INDEX, made = 0, changed = condition.new(),
     sessions = {}, pairs = {}, delays = {},
   }, State)
 end

@@ -484,7 +484,7 @@ function commands.upstream(command)
 end
 
 function commands.pretend()
-  pretence = fake_state.new(loop)
+  pretence = fake_state.new()
 end
 
 function commands.end_session(command)
