@@ -2,6 +2,7 @@
 local consul = require("spec.support.consul")
 local fake = require("spec.support.fake")
 local helper = require("spec.helper")
+local socket = require("socket")
 
 local code_of, result = fake.code_of, fake.result
 
@@ -12,7 +13,7 @@ describe("waiting for a lock through a proxy", function()
     key = helper.unique_key()
     other = helper.session({ TTL = "60s" })
     assert.is_true(consul.kv.put(key, "", { acquire = other, flags = fake.FLAGS }))
-    client = helper.client({ address = proxy:address(), timeout = 2 })
+    client = helper.client({ address = proxy:address() })
     lock = assert(client:lock(key))
   end)
   after_each(function()
@@ -77,7 +78,7 @@ describe("waiting for a lock through a proxy", function()
   end)
 
   it("asks the server for a wait of more than nothing, however little time is left", function()
-    for _, seconds in ipairs({ 0.001, 0.05, 0.3 }) do
+    for _, seconds in ipairs({ 0.001, 0.05, 3 }) do
       local ok, message, code = lock:lock(seconds)
       assert.are.same({ nil, "TIMEOUT" }, { ok, code })
       assert.matches(key, message, 1, true)
@@ -91,7 +92,7 @@ describe("waiting for a lock through a proxy", function()
   end)
 
   it("names the holder when the time is over", function()
-    assert.matches(other, select(2, lock:lock(0.2)), 1, true)
+    assert.matches(other, select(2, lock:lock(3)), 1, true)
     assert.matches("held", select(2, lock:lock(0)), 1, true)
   end)
 
@@ -109,12 +110,13 @@ describe("waiting for a lock through a proxy", function()
     op = assert(lock:start_lock())
     polls(1)
     local before = proxy:count(fake.TXN)
-    proxy:rule({ match = fake.TXN, times = 2, delay = 0.6 })
+    proxy:rule({ match = fake.TXN, times = 2, hold = true })
     for i = 1, 2 do unlocks[i] = assert(held[i]:start_unlock()) end
     assert(proxy:wait_for(fake.TXN, before + 2, helper.seconds(5)))
     give_back()
     polls(1, "answered")
     assert.is_true(consul.kv.put(key, "configuration", { flags = 7 }))
+    proxy:release()
     assert.are.equal("CONFLICT", code_of(result(op)))
     local pair = consul.kv.get(key)
     assert.are.same({ "configuration", "7" }, { pair.Value, pair.Flags })
@@ -125,7 +127,7 @@ describe("waiting for a lock through a proxy", function()
     op = assert(lock:start_lock())
     polls(1)
     lock:cancel()
-    assert.are.equal("CANCELED", code_of(result(op, 1)))
+    assert.are.equal("CANCELED", code_of(result(op)))
     polls(1, "gone")
     assert.are.equal(0, proxy:count(fake.POLL, "answered"))
   end)
@@ -136,9 +138,9 @@ describe("waiting for a lock through a proxy", function()
     polls(1)
     give_back()
     assert.is_true(result(ops[1]))
-    assert(lock:unlock(5))
+    assert(lock:unlock(30))
     assert.is_true(result(ops[2]))
-    assert(second:unlock(5))
+    assert(second:unlock(30))
     assert.is_true(result(ops[3]))
     assert.are.equal(1, proxy:count(fake.POLL))
   end)
@@ -148,7 +150,7 @@ describe("waiting for a lock at a server with odd indexes", function()
   local server, client, lock, op
   before_each(function()
     server = fake.consul()
-    client = helper.client({ address = server:address(), timeout = 2 })
+    client = helper.client({ address = server:address() })
     lock = assert(client:lock("k"))
   end)
   after_each(function()
@@ -158,6 +160,11 @@ describe("waiting for a lock at a server with odd indexes", function()
 
   local MANY = 12 -- requests in SECONDS that would be a tight loop
   local SECONDS = 0.8
+
+  -- So many of them in the time since start.
+  local function many_since(start)
+    return MANY * math.max((socket.gettime() - start) / SECONDS, 1)
+  end
 
   -- The index of every answer to a read, or of the first ones and, in [1], all others.
   local ODD = {
@@ -172,7 +179,7 @@ describe("waiting for a lock at a server with odd indexes", function()
   end
 
   it("neither loops nor misses a lock when the index stands still, goes backwards, is 0 or is missing", function()
-    local ops = {}
+    local ops, start = {}, socket.gettime()
     for key, indexes in pairs(ODD) do
       for i, index in ipairs(indexes) do
         server:rule(fake.on(reads_of(key), fake.pair("another", index or nil), { first = true,
@@ -182,8 +189,9 @@ describe("waiting for a lock at a server with odd indexes", function()
     end
     server:wait_for(fake.KEY, MANY * 4, SECONDS) -- which would be too many
     for key in pairs(ODD) do
+      assert(server:wait_for(reads_of(key), 2, helper.seconds(5)))
       local reads = server:count(reads_of(key))
-      assert.is_true(reads >= 2 and reads < MANY, ("%s: %d reads"):format(key, reads))
+      assert.is_true(reads < many_since(start), ("%s: %d reads"):format(key, reads))
       assert.is_nil(ops[key]:wait(0))
       server:rule({ first = true, match = reads_of(key), status = 404, headers = { ["x-consul-index"] = "60" } })
     end
@@ -204,9 +212,11 @@ describe("waiting for a lock at a server with odd indexes", function()
     server:rule(fake.on(fake.TXN, fake.refusal({ "failed to lock key \"k\", lock is already held" }),
       { first = true }))
     server:rule(fake.on(fake.KEY, fake.pair("", "50"), { first = true }))
+    local start = socket.gettime()
     op = assert(lock:start_lock())
     server:wait_for(fake.TXN, MANY, SECONDS)
-    assert.is_true(server:count(fake.TXN) < MANY, server:count(fake.TXN) .. " transactions")
+    local count = server:count(fake.TXN)
+    assert.is_true(count < many_since(start), count .. " transactions")
     server:rule({ first = true, match = fake.TXN, status = 200, body = "{\"Results\":[{\"KV\":{\"ModifyIndex\":9}}]}" })
     assert.is_true(result(op))
     assert.are.equal(9, lock:token())
