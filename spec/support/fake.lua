@@ -115,6 +115,15 @@ function M.unconditional(server)
   end
 end
 
+--- The middle one of the times between what a log tells, in order: a pause of whatever process makes some of them longer
+-- and some shorter, but not most of them.
+function M.usual_gap(log)
+  local gaps = {}
+  for i = 2, #log do gaps[i - 1] = log[i].received - log[i - 1].received end
+  table.sort(gaps)
+  return gaps[math.ceil(#gaps / 2)]
+end
+
 --- The code in nil, message, code; "OK" for any other result.
 function M.code_of(ok, _, code)
   return ok and "OK" or code
