@@ -12,8 +12,8 @@ local servers = require("spec.support.servers")
 
 local M = {}
 
--- Limits are written for a quiet machine. None is, and a limit costs nothing where the thing happens; tools that slow the
--- program down stretch them further.
+-- Limits are written for a quiet machine. None is, and a limit costs nothing where the thing happens; tools that slow
+-- the program down stretch them further.
 local PATIENCE = { plain = 6, valgrind = 20 }
 local patience = PATIENCE[os.getenv("HF_MODE") or "plain"] or 10
 

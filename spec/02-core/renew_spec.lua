@@ -1,5 +1,6 @@
 -- The lease: how it is renewed, what it survives, and what ends it.
 local socket = require("socket")
+local core = require("holdfast.core")
 local consul = require("spec.support.consul")
 local fake = require("spec.support.fake")
 local helper = require("spec.helper")
@@ -33,73 +34,74 @@ describe("the lease of a lock", function()
   end
 
   local function is_renewed_every(seconds)
-    local log = renewals(4, 5)
-    for i = 2, #log do
-      local gap = log[i].received - log[i - 1].received
-      assert.is_true(gap > 0.9 * seconds - 0.02 and gap < 1.1 * seconds + helper.seconds(0.1), ("%.3f s"):format(gap))
-    end
+    local gap = fake.usual_gap(renewals(8, 10))
+    assert.is_true(gap > 0.9 * seconds - 0.05 and gap < 1.1 * seconds + 0.2, ("%.3f s"):format(gap))
     assert.is_true(client:stats().renewals >= 3)
-    assert.are.equal(0, client:stats().renew_failures)
     assert.is_true(lock:held())
   end
 
   it("is renewed every sixth of the TTL, give or take a tenth", function()
-    hold(1.8, 5)
-    is_renewed_every(0.3)
+    hold(3.6, 30)
+    is_renewed_every(0.6)
   end)
 
   it("is renewed every sixth of the lock-delay where that is shorter", function()
-    hold(60, 1.8)
-    is_renewed_every(0.3)
+    hold(60, 4.2)
+    is_renewed_every(0.7)
   end)
 
   it("is not renewed in step with that of others", function()
-    local before, clients = {}, {}
+    local clients, alone = {}, 0
     for i = 1, 8 do
-      clients[i] = helper.client({ address = server:address(), session = { ttl = 1.5 } })
+      clients[i] = helper.client({ address = server:address(), session = { ttl = 3 } })
       assert(assert(clients[i]:lock("k" .. i)):start_lock())
     end
-    local log = renewals(8, 5)
-    for i = 2, 8 do before[i - 1] = log[i].received - log[1].received end
-    assert.is_true(before[7] > 0.01, ("all within %.3f s"):format(before[7]))
+    local log = renewals(40, 10)
+    for i = 2, 40 do
+      if log[i].received - log[i - 1].received > 0.003 then alone = alone + 1 end
+    end
+    assert.is_true(alone > 10, alone .. " of 40 are not together with the one before") -- in step: 4
   end)
 
   it("is long again after a renewal, and counts from when that was sent", function()
-    server:rule({ match = fake.RENEW, first = true, times = 1, delay = 0.3 })
-    hold(3)
-    local sent = renewals(1, 5, "answered")[1].received
+    server:rule({ match = fake.RENEW, action = "stall" })
+    server:rule({ match = fake.RENEW, first = true, times = 1, delay = 0.5 })
+    hold(18)
+    local made, sent = server:log(fake.CREATE)[1].received, renewals(1, 10, "answered")[1].received
     helper.eventually(function() return client:stats().renewals == 1 end)
-    local left, since = lock:remaining(), socket.gettime() - sent
-    assert.is_true(left < 3 * 0.99 - 0.3 - since + 0.05, ("%.3f s left after %.3f s"):format(left, since))
-    assert.is_true(left > 3 * 0.99 - 0.3 - since - helper.seconds(0.2))
+    local lease, before = 18 * 0.99 - 1, socket.gettime()
+    local left, after = lock:remaining(), socket.gettime()
+    -- It was sent before it was received, and it is not the lease of the beginning.
+    assert.is_true(left <= lease - (before - sent) + 0.002, ("%.3f s left after %.3f s"):format(left, before - sent))
+    assert.is_true(left > lease - (after - made), ("%.3f s left after %.3f s"):format(left, after - made))
   end)
 
   it("is as short as the server makes it", function()
     server:rule({ match = fake.RENEW, first = true, status = 200, body = "[{\"ID\":\"-\",\"TTL\":\"800ms\"}]" })
     hold(1.2)
     renewals(1, 5, "answered")
-    helper.eventually(function() return client:stats().renewals == 1 end)
+    helper.eventually(function() return client:stats().renewals >= 1 end)
     assert.is_true(lock:remaining() < 0.8)
   end)
 
   it("is never longer than was asked for, whatever the server makes of it", function()
     server:rule({ match = fake.RENEW, first = true, status = 200, body = "[{\"ID\":\"-\",\"TTL\":\"1h0m0s\"}]" })
-    hold(0.9)
+    hold(3)
     renewals(2, 5, "answered")
-    assert.is_true(lock:remaining() < 0.9)
+    assert.is_true(lock:remaining() < 3)
   end)
 
   it("is over at once when the server says 404 to a renewal", function()
     server:rule(fake.on(fake.RENEW, fake.NO_SESSION, { first = true, times = 1 }))
-    hold(1.2)
-    local answered = renewals(1, 5, "answered")[1].answered
-    assert.are.equal("session", reason_of_loss(0.5))
-    assert.is_true(socket.gettime() - answered < helper.seconds(0.3))
+    hold(1.2, 60)
+    renewals(1, 5, "answered")
+    assert.are.equal("session", reason_of_loss(5)) -- of a lease of nearly a minute
     assert.are.same({ false, "session" }, { lock:held() })
     assert.are.equal(1, client:stats().losses.session)
     assert.are.equal("LOST", fake.code_of(lock:unlock(0)))
+    consul.at({ address = server:address() }, consul.kv.delete, "k") -- or its lock-delay would keep it back
     server:end_session(fake.id(1)) -- as the server has said
-    assert(lock:lock(5))
+    assert(lock:lock(30))
     assert.are.equal(fake.id(2), lock:session())
     assert.are.equal(1, server:count(fake.renew(1)))
   end)
@@ -110,7 +112,7 @@ describe("the lease of a lock", function()
     renewals(2, 5)
     -- The process finds both answers when it is scheduled again.
     os.execute("(kill -STOP $PPID; sleep 1; kill -CONT $PPID)")
-    assert.is_true(server:count(fake.RENEW, "answered") >= 2)
+    renewals(2, 5, "answered")
     server:forget()
     renewals(2, 5) -- of a lease of nearly a minute
     helper.eventually(function() return client:stats().renewals > 0 end)
@@ -128,7 +130,7 @@ describe("the lease of a lock", function()
 
   it("survives every kind of trouble that is shorter than itself", function()
     local locks = {}
-    client = helper.client({ address = server:address(), session = { ttl = 0.9, lock_delay = 0 } })
+    client = helper.client({ address = server:address(), session = { ttl = 3, lock_delay = 60 } })
     for kind, answer in pairs(PASSING) do
       local n = #locks + 1
       server:rule(fake.on(fake.renew(n), answer, { first = true, times = 1 }))
@@ -137,7 +139,8 @@ describe("the lease of a lock", function()
     end
     for n, each in ipairs(locks) do
       assert(server:wait_for(fake.renew(n), 2, helper.seconds(5), "answered"))
-      helper.eventually(function() return each:remaining() > 0.5, each:key() end, 0.5)
+      -- There are 58.4 s after a renewal, and without one there would be less by now.
+      helper.eventually(function() return each:remaining() > 57.9, each:key() end)
       assert.is_true(each:held(), each:key())
     end
     assert.is_true(client:stats().renew_failures >= #locks - 1) -- libcurl may have repeated the broken one itself
@@ -145,11 +148,11 @@ describe("the lease of a lock", function()
 
   it("is over at its deadline, not before, when every renewal is refused", function()
     server:rule(fake.on(fake.RENEW, PASSING["403"], { first = true }))
-    hold(1.2)
-    local left, start = lock:remaining(), socket.gettime()
-    assert.are.equal("deadline", reason_of_loss(3))
-    local took = socket.gettime() - start
-    assert.is_true(took > left - 0.05 and took < left + helper.seconds(0.3), ("%.3f of %.3f s"):format(took, left))
+    hold(6)
+    local before = core.now() - 0.001 -- it counts in whole milliseconds
+    local left = lock:remaining()
+    assert.are.equal("deadline", reason_of_loss(8))
+    assert.is_true(core.now() >= before + left)
     assert.is_true(client:stats().renew_failures >= 2)
     assert.are.equal(0, lock:remaining())
   end)
@@ -157,41 +160,38 @@ describe("the lease of a lock", function()
   it("is over at its deadline when the server says nothing any more", function()
     hold(0.9)
     server:blackhole(true)
-    local left, start = lock:remaining(), socket.gettime()
     assert.are.equal("deadline", reason_of_loss(2))
-    assert.is_true(socket.gettime() - start < left + 0.15 + helper.seconds(0.3)) -- a renewal was on its way, maybe
     client:abandon()
     server:blackhole(false)
   end)
 
   it("leaves a client that goes on, and no session, when it ends with a renewal on its way", function()
     local locks = {}
-    client = helper.client({ address = server:address(), session = { ttl = 0.6, lock_delay = 0 } })
+    client = helper.client({ address = server:address(), session = { ttl = 2, lock_delay = 0 } })
     server:rule({ match = fake.RENEW, first = true, action = "stall" })
     for n = 1, 6 do
       locks[n] = assert(client:lock({ key = "k" .. n, session_name = "session " .. n }))
       assert(locks[n]:lock(helper.seconds(5)))
     end
-    for _, each in ipairs(locks) do assert.are.equal("deadline", (each:wait_lost(helper.seconds(2)))) end
-    assert(server:wait_for(fake.DESTROY, #locks, helper.seconds(2), "answered"))
-    assert(locks[1]:lock(helper.seconds(2)))
+    for _, each in ipairs(locks) do assert.are.equal("deadline", (each:wait_lost(helper.seconds(5)))) end
+    assert(server:wait_for(fake.DESTROY, #locks, helper.seconds(5), "answered"))
+    assert(locks[1]:lock(helper.seconds(5)))
   end)
 
   it("survives a renewal that stalls: the next one goes out beside it, on a connection of its own", function()
     server:rule({ match = fake.RENEW, first = true, times = 1, action = "stall" })
-    hold(1.8)
+    hold(9)
     local log = renewals(2, 5)
     assert.are_not.equal(log[1].connection, log[2].connection)
     assert.is_nil(log[1].gone)
-    assert.is_true(log[2].received - log[1].received < 0.33 + helper.seconds(0.1))
-    helper.eventually(function() return lock:remaining() > 1.2 end)
+    helper.eventually(function() return lock:remaining() > 6.5 end) -- of 8, and it would be 5 at most without a renewal
     helper.eventually(function() return client:stats().renew_failures == 1 end)
     assert(server:wait_for(fake.RENEW, 1, helper.seconds(5), "gone"))
     assert.is_true(lock:held())
   end)
 
   it("does not wait for its turn behind commands that stall", function()
-    hold(0.9)
+    hold(0.9, 60)
     server:rule({ match = fake.TXN, first = true, action = "stall" })
     for i = 1, 6 do assert(assert(client:lock("k" .. i)):start_lock()) end
     local before = server:count(fake.RENEW)
@@ -201,9 +201,10 @@ describe("the lease of a lock", function()
   end)
 
   it("is not renewed any more once the client is closed", function()
-    hold(0.9)
+    hold(0.9, 60)
     renewals(1, 5)
     client:close()
+    helper.eventually(function() return server:connections().open == 0 end) -- what was under way has come
     local before = server:count(fake.RENEW)
     assert.is_nil(server:wait_for(fake.RENEW, before + 1, 0.5))
     assert.are.equal(1, server:count(fake.DESTROY))
@@ -211,11 +212,13 @@ describe("the lease of a lock", function()
 
   it("survives a watch that says the session is gone, or hidden, while renewals are answered", function()
     server:rule({ match = fake.INFO, first = true, status = 200, headers = { ["x-consul-index"] = "9" }, body = "[]" })
-    hold(1.5)
+    hold(1.5, 60)
+    local start = socket.gettime()
     renewals(4, 10, "answered")
     assert.is_true(lock:held())
     local infos, renewed = server:count(fake.INFO), server:count(fake.RENEW)
-    assert.is_true(infos <= 6 and renewed <= 8, ("%d looks, %d renewals"):format(infos, renewed))
+    local more = socket.gettime() - start -- seconds, in each of which there are 2 looks and 6 renewals
+    assert.is_true(infos <= 6 + 3 * more and renewed <= 8 + 9 * more, ("%d looks, %d renewals"):format(infos, renewed))
   end)
 
   it("survives a watch that is refused, or whose index stands still, and does not look all the time", function()
@@ -225,7 +228,7 @@ describe("the lease of a lock", function()
       { status = 200, body = "[{\"ID\":\"-\"}]" }, -- no index
       { status = 200, headers = { ["x-consul-index"] = "9" }, body = "<html>" },
     }
-    local locks = {}
+    local locks, start = {}, socket.gettime()
     client = helper.client({ address = server:address(), session = { ttl = 0.9 } })
     for n, answer in ipairs(answers) do
       server:rule(fake.on(fake.info(n), answer, { first = true }))
@@ -235,18 +238,19 @@ describe("the lease of a lock", function()
     for n, each in ipairs(locks) do
       assert(server:wait_for(fake.renew(n), 3, helper.seconds(5), "answered"))
       assert.is_true(each:held())
+      assert(server:wait_for(fake.info(n), 2, helper.seconds(5)))
       local looks = server:count(fake.info(n))
-      assert.is_true(looks >= 2 and looks <= 12, looks .. " looks")
+      assert.is_true(looks <= 12 + 6 * (socket.gettime() - start), looks .. " looks")
     end
   end)
 
   it("ends within a moment when the watch says gone and the renewal agrees", function()
-    hold(30)
+    hold(60)
     assert(server:wait_for(fake.INFO .. ".*index=", 1, helper.seconds(5)))
-    local start = socket.gettime()
+    assert.are.equal(0, server:count(fake.RENEW))
     server:end_session(lock:session())
     assert.are.equal("session", reason_of_loss(5))
-    assert.is_true(socket.gettime() - start < helper.seconds(1.5)) -- the first renewal is due after 5 s
+    assert.are.equal(1, server:count(fake.RENEW)) -- the next one would be due after 10 s
   end)
 end)
 
@@ -259,14 +263,14 @@ describe("the session of a lock through a proxy", function()
 
   it("is watched by one long poll, which notices at once that somebody destroyed it", function()
     local proxy = helper.proxy()
-    client = helper.client({ address = proxy:address() })
+    client = helper.client({ address = proxy:address(), session = { ttl = "60s" } })
     lock = assert(client:lock(helper.unique_key()))
     assert(lock:lock(helper.seconds(5)))
     assert(proxy:wait_for(fake.INFO .. ".*index=", 1, helper.seconds(5)))
-    local start = socket.gettime()
+    assert.are.equal(0, proxy:count(fake.RENEW))
     consul.session.destroy(lock:session())
     assert.are.equal("session", (lock:wait_lost(helper.seconds(5))))
-    assert.is_true(socket.gettime() - start < helper.seconds(1))
+    assert.are.equal(1, proxy:count(fake.RENEW)) -- the next one would be due after 10 s
     assert.matches("wait=%d%d+ms", proxy:log(fake.INFO .. ".*index=")[1].target)
   end)
 

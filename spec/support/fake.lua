@@ -115,8 +115,8 @@ function M.unconditional(server)
   end
 end
 
---- The middle one of the times between what a log tells, in order: a pause of whatever process makes some of them longer
--- and some shorter, but not most of them.
+--- The middle one of the times between what a log tells, in order: a pause of whatever process makes some of them
+-- longer and some shorter, but not most of them.
 function M.usual_gap(log)
   local gaps = {}
   for i = 2, #log do gaps[i - 1] = log[i].received - log[i - 1].received end

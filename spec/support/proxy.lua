@@ -92,8 +92,8 @@ function Proxy:wait_for(pattern, n, seconds, state)
 end
 
 --- Lets go of the requests that match which `hold` keeps, and passes on the copies which "late" and "twice" keep, now,
--- also if the client of one is still waiting. Answers how many there were; wait_for(…, "carried") waits for what comes of
--- them.
+-- also if the client of one is still waiting. Answers how many there were; wait_for(…, "carried") waits for what comes
+-- of them.
 function Proxy:release(pattern) return call(self, "release", { pattern = pattern }) end
 
 --- From now on requests go to another upstream, host:port; those on their way stay where they are.

@@ -16,7 +16,7 @@ local upstream = arg[1]
 
 local loop = cqueues.new()
 local rules, log, waiters, copies = {}, {}, {}, {}
-local held = {} -- connection = the entry of the request that waits there for commands.release
+local kept = {} -- connection = the entry of the request that waits there for commands.release
 local pretence -- the state of a Consul server that this one pretends to be; nil: of none
 local connections, counts = {}, { open = 0, most = 0, total = 0 }
 local blackhole, light = false, condition.new()
@@ -340,10 +340,10 @@ end
 
 -- Waits for commands.release. As for wait_before, which calls it.
 local function hold_back(con, request, rule, entry)
-  held[con] = entry
-  while held[con] and not con.gone do con.signal:wait() end
-  if held[con] and passes(rule) then hold_copy(request, entry) end
-  held[con] = nil
+  kept[con] = entry
+  while kept[con] and not con.gone do con.signal:wait() end
+  if kept[con] and passes(rule) then hold_copy(request, entry) end
+  kept[con] = nil
   return not con.gone
 end
 
@@ -469,9 +469,9 @@ function commands.release(command)
     if matches(copy.entry, command.pattern) then matching[#matching + 1] = copy end
   end
   for _, copy in ipairs(matching) do pass_on(copy) end
-  for con, entry in pairs(held) do
+  for con, entry in pairs(kept) do
     if matches(entry, command.pattern) then
-      held[con] = nil
+      kept[con] = nil
       con.signal:signal()
       matching[#matching + 1] = entry
     end
