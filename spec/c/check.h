@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 /* How long one test may take, seconds: valgrind and the sanitizers are slow, a hang is for ever. */
-#define CHECK_LIMIT 120
+#define CHECK_LIMIT 240
 
 struct check_test {
 	const char *name;

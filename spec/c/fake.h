@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#define FAKE_LIMIT 20 /* seconds to wait for anything */
+#define FAKE_LIMIT 60 /* seconds to wait for anything */
 #define FAKE_CONNECTIONS 64
 #define FAKE_LOG 4096
 #define FAKE_SESSIONS 65536

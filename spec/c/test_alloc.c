@@ -319,7 +319,7 @@ static void close_without_memory_is_bounded(void)
 	lock = NULL;
 	client = NULL;
 	EVENTUALLY(nothing_is_left());
-	CHECK(hf_now() - begun < 6000);
+	CHECK(hf_now() - begun < 15000);
 }
 
 static void options_are_copied_whole_or_not_at_all(void)
