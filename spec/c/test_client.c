@@ -1048,9 +1048,7 @@ static int run_and_exit(const char *mode, const char *base)
 	return 0;
 }
 
-/* Whether the last one had its time to say goodbye, which is a second, pauses of the machine
- * included.
- */
+/* Whether the last one had its time to say goodbye, which is a second, pauses included. */
 static bool in_time;
 
 static int started_with(const char *mode)
