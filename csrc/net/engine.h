@@ -73,9 +73,8 @@ struct hf_engine {
 	struct hf_heap timers; /* thread */
 	struct hf_lane_state lanes[HF_LANES]; /* thread */
 	bool broken; /* thread: multi is of no use any more (transfer.c) */
-	CURL *idle[64]; /* thread: easy handles for the next requests */
-	struct hf_http *spare[64]; /* thread: requests without an op */
-	size_t idle_count, spare_count; /* thread */
+	CURL *idle; /* thread: easy handles without a request, each of which owns the next one */
+	struct hf_http *spare; /* thread: requests without an op, each with its easy handle */
 	size_t most; /* thread: requests of the user's that have been in flight at once */
 	atomic_long connections;
 };

@@ -57,12 +57,12 @@ static int before_sending(void *arg, char *to_ip, char *from_ip, int to_port, in
 
 /* libcurl tells of the end of sockets that were connected only. One that was, but had no request
  * on it (TLS failed), has to be counted for that. */
-void hf_http_end(struct hf_http *http, CURL *easy)
+void hf_http_end(struct hf_http *http)
 {
 	curl_off_t connected = 0;
 
 	if (http->opened)
-		curl_easy_getinfo(easy, CURLINFO_CONNECT_TIME_T, &connected);
+		curl_easy_getinfo(http->easy, CURLINFO_CONNECT_TIME_T, &connected);
 	if (connected > 0)
 		atomic_fetch_add(http->connections, 1);
 	http->opened = false;
@@ -113,8 +113,10 @@ static size_t take_header(char *data, size_t size, size_t count, void *arg)
 			result = curl_easy_setopt(easy, CURLOPT_##option, value); \
 	} while (0)
 
-static CURLcode set_common(struct hf_http *http, CURL *easy)
+/* What is the same for all requests to a peer, or nobody's. */
+static CURLcode set_common(struct hf_http *http)
 {
+	CURL *easy = http->easy;
 	CURLcode result = CURLE_OK;
 
 	SET(NOSIGNAL, 1L);
@@ -136,9 +138,6 @@ static CURLcode set_common(struct hf_http *http, CURL *easy)
 	SET(TCP_KEEPALIVE, 1L);
 	SET(TCP_KEEPIDLE, KEEPALIVE);
 	SET(TCP_KEEPINTVL, KEEPALIVE);
-	SET(TIMEOUT_MS, (long)http->timeout);
-	SET(CONNECTTIMEOUT_MS, (long)http->timeout);
-	SET(FRESH_CONNECT, (long)http->fresh);
 	SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	return result;
 }
@@ -163,21 +162,43 @@ static CURLcode set_peer(CURL *easy, const struct hf_peer *peer)
 	return result;
 }
 
-static CURLcode set_method(struct hf_http *http, CURL *easy)
+/* What each request has of its own, all of it every time. */
+static CURLcode set_request(struct hf_http *http)
 {
 	bool write = !strcmp(http->method, "POST") || !strcmp(http->method, "PUT");
+	bool head = !strcmp(http->method, "HEAD");
+	CURL *easy = http->easy;
 	CURLcode result = CURLE_OK;
 
 	SET(URL, hf_buf_text(&http->url));
-	if (!strcmp(http->method, "HEAD")) {
+	SET(TIMEOUT_MS, (long)http->timeout);
+	SET(CONNECTTIMEOUT_MS, (long)http->timeout);
+	SET(FRESH_CONNECT, (long)http->fresh);
+	SET(HTTPGET, 1L); /* what the last one was is over: a body, or NOBODY */
+	if (head) {
 		SET(NOBODY, 1L);
-		return result;
-	}
-	if (http->has_body || write) {
+	} else if (http->has_body || write) {
 		SET(POSTFIELDSIZE_LARGE, (curl_off_t)http->body.len);
 		SET(POSTFIELDS, hf_buf_text(&http->body));
 	}
-	SET(CUSTOMREQUEST, http->method);
+	SET(CUSTOMREQUEST, head ? NULL : http->method);
+	return result;
+}
+
+static CURLcode set_up(struct hf_http *http)
+{
+	CURL *easy = http->easy;
+	CURLcode result;
+
+	http->set_up = NULL;
+	curl_easy_reset(easy);
+	result = set_common(http);
+	if (!result && http->peer)
+		result = set_peer(easy, http->peer);
+	else
+		SET(HTTPHEADER, http->headers);
+	if (!result)
+		http->set_up = http->peer;
 	return result;
 }
 
@@ -186,25 +207,20 @@ void hf_http_no_memory(struct hf_http *http)
 	hf_http_done(http, CURLE_OUT_OF_MEMORY);
 }
 
-enum hf_err hf_http_start(struct hf_http *http, CURL *easy, atomic_long *connections)
+enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections)
 {
 	CURLcode result = CURLE_OK;
 
-	http->easy = easy;
 	http->connections = connections;
 	http->sent = hf_now();
 	if (http->url.failed || http->body.failed) {
 		hf_http_no_memory(http);
 		return http->error;
 	}
-	curl_easy_reset(easy);
-	result = set_common(http, easy);
-	if (!result && http->peer)
-		result = set_peer(easy, http->peer);
-	else if (!result)
-		SET(HTTPHEADER, http->headers);
+	if (!http->peer || http->set_up != http->peer)
+		result = set_up(http);
 	if (!result)
-		result = set_method(http, easy);
+		result = set_request(http);
 	if (result)
 		hf_http_done(http, result);
 	return result ? http->error : HF_OK;
@@ -286,7 +302,6 @@ void hf_http_done(struct hf_http *http, CURLcode result)
 	} else {
 		curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &http->status);
 	}
-	http->easy = NULL;
 }
 
 void hf_http_own(CURL *easy, void *owner)
@@ -302,8 +317,18 @@ void *hf_http_owner(CURL *easy)
 	return owner;
 }
 
+static void drop_easy(struct hf_http *http)
+{
+	curl_easy_cleanup(http->easy);
+	http->easy = NULL;
+	http->set_up = NULL;
+}
+
 void hf_http_reset(struct hf_http *http)
 {
+	/* libcurl may have been about to send a password, and sends it with the next request. */
+	if (http->error == HF_NOMEM)
+		drop_easy(http);
 	hf_buf_reset(&http->url);
 	hf_buf_reset(&http->body);
 	hf_buf_reset(&http->reply);
@@ -326,6 +351,7 @@ void hf_http_free(struct hf_http *http)
 	hf_buf_free(&http->reply_headers);
 	curl_slist_free_all(http->headers);
 	http->headers = NULL;
+	drop_easy(http);
 }
 
 CURL *hf_http_new_easy(void)

@@ -43,7 +43,9 @@ struct hf_http {
 	int64_t sent, elapsed; /* when it was sent (hf_now) and how long it took, ms */
 
 	/* private */
-	CURL *easy;
+	CURL *easy; /* what carries it out. It stays for the next request to the same peer */
+	const struct hf_peer *set_up; /* easy has what all requests to this peer share */
+	struct hf_http *next; /* of those that wait for a request */
 	char detail[CURL_ERROR_SIZE];
 	bool opened; /* a socket was opened for it and is not counted yet */
 	atomic_long *connections; /* gauge of open connections, counted by the socket callbacks */
@@ -53,14 +55,15 @@ struct hf_http {
 bool hf_http_add_header(struct curl_slist **list, const char *line);
 void hf_http_free_headers(struct curl_slist *list);
 
-/* Forgets the last request and reply, keeps memory. */
+/* Forgets the last request and reply, keeps memory, and the easy handle unless memory was
+ * out. */
 void hf_http_reset(struct hf_http *http);
-/* Makes easy ready to be added to the multi handle. http->easy is easy from now on. Counts the
- * connections it opens in *connections. */
-enum hf_err hf_http_start(struct hf_http *http, CURL *easy, atomic_long *connections);
+/* Makes http->easy ready to be added to the multi handle. Counts the connections it opens in
+ * *connections. */
+enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections);
 /* To be called when a transfer ends in whatever way, before its handle is removed. */
-void hf_http_end(struct hf_http *http, CURL *easy);
-/* Reads off easy what came of the transfer; the handle is the caller's again. */
+void hf_http_end(struct hf_http *http);
+/* Reads off http->easy what came of the transfer. */
 void hf_http_done(struct hf_http *http, CURLcode result);
 /* The request fails for want of memory before it began. */
 void hf_http_no_memory(struct hf_http *http);
@@ -70,7 +73,7 @@ const char *hf_http_header(const struct hf_http *http, const char *name);
 /* Sets what is handed to whoever finds the easy handle finished, and finds it. */
 void hf_http_own(CURL *easy, void *owner);
 void *hf_http_owner(CURL *easy);
-/* Frees what is in it. */
+/* Frees what is in it, and leaves it empty. */
 void hf_http_free(struct hf_http *http);
 
 CURL *hf_http_new_easy(void);

@@ -4,51 +4,56 @@
 
 struct hf_http *hf_transfer_http(struct hf_engine *engine)
 {
-	if (engine->spare_count)
-		return engine->spare[--engine->spare_count];
-	return hf_calloc(1, sizeof(struct hf_http));
-}
+	struct hf_http *http = engine->spare;
 
-static void drop_http(struct hf_http *http)
-{
-	hf_http_free(http);
-	hf_free(http);
+	if (!http)
+		return hf_calloc(1, sizeof *http);
+	engine->spare = http->next;
+	return http;
 }
 
 void hf_transfer_give(struct hf_op *op, struct hf_http *http)
 {
-	struct hf_engine *engine = op->engine;
-
 	if (!http || op->owns_http)
 		return;
 	op->http = NULL;
 	hf_http_reset(http);
 	/* Megabytes were an exception: their memory is not kept. */
-	if (http->reply.size + http->body.size + http->url.size <= 64 * 1024 &&
-	    engine->spare_count < sizeof engine->spare / sizeof *engine->spare)
-		engine->spare[engine->spare_count++] = http;
-	else
-		drop_http(http);
+	if (http->reply.size + http->body.size + http->url.size > 64 * 1024)
+		hf_http_free(http);
+	http->next = op->engine->spare;
+	op->engine->spare = http;
 }
 
-static void give_easy(struct hf_engine *engine, CURL *easy)
+static CURL *take_easy(struct hf_engine *engine)
 {
-	if (engine->idle_count < sizeof engine->idle / sizeof *engine->idle)
-		engine->idle[engine->idle_count++] = easy;
-	else
-		hf_http_free_easy(easy);
+	CURL *easy = engine->idle;
+
+	if (!easy)
+		return hf_http_new_easy();
+	engine->idle = hf_http_owner(easy);
+	return easy;
+}
+
+/* A request of the user's goes away, and its easy handle does not, unless memory was out: see
+ * hf_http_reset. */
+static void give_easy(struct hf_op *op)
+{
+	if (!op->owns_http || !op->http->easy || op->http->error == HF_NOMEM)
+		return;
+	hf_http_own(op->http->easy, op->engine->idle);
+	op->engine->idle = op->http->easy;
+	op->http->easy = NULL;
 }
 
 void hf_transfer_end(struct hf_op *op)
 {
 	struct hf_engine *engine = op->engine;
-	CURL *easy = op->http->easy;
 
-	hf_http_end(op->http, easy);
-	curl_multi_remove_handle(engine->multi, easy);
-	give_easy(engine, easy);
+	hf_http_end(op->http);
+	curl_multi_remove_handle(engine->multi, op->http->easy);
+	give_easy(op);
 	engine->lanes[op->lane].flying--;
-	op->http->easy = NULL;
 	op->state = HF_NEW;
 }
 
@@ -92,30 +97,34 @@ static bool mend(struct hf_engine *engine)
 	return true;
 }
 
+static bool begin(struct hf_op *op)
+{
+	struct hf_engine *engine = op->engine;
+	struct hf_http *http = op->http;
+
+	http->fresh = op->fresh;
+	http->guard = op->guard;
+	if (!http->easy)
+		http->easy = take_easy(engine);
+	if (http->easy && (!engine->broken || mend(engine))) {
+		if (hf_http_start(http, &engine->connections))
+			return false;
+		hf_http_own(http->easy, op);
+		if (curl_multi_add_handle(engine->multi, http->easy) == CURLM_OK)
+			return true;
+	}
+	hf_http_no_memory(http);
+	return false;
+}
+
 bool hf_transfer_begin(struct hf_op *op)
 {
 	struct hf_engine *engine = op->engine;
-	CURL *easy = NULL;
 
-	if (!engine->broken || mend(engine))
-		easy = engine->idle_count ? engine->idle[--engine->idle_count] : hf_http_new_easy();
-	if (!easy) {
-		hf_http_no_memory(op->http);
+	if (!begin(op)) {
+		give_easy(op);
 		return false;
 	}
-	op->http->fresh = op->fresh;
-	op->http->guard = op->guard;
-	if (hf_http_start(op->http, easy, &engine->connections)) {
-		give_easy(engine, easy);
-		return false;
-	}
-	hf_http_own(easy, op);
-	if (curl_multi_add_handle(engine->multi, easy) != CURLM_OK) {
-		hf_http_no_memory(op->http);
-		give_easy(engine, easy);
-		return false;
-	}
-	op->http->easy = easy;
 	op->state = HF_FLYING;
 	if (++engine->lanes[op->lane].flying > engine->most && op->lane == HF_USER) {
 		engine->most = engine->lanes[HF_USER].flying;
@@ -129,8 +138,12 @@ bool hf_transfer_begin(struct hf_op *op)
 
 void hf_transfer_free(struct hf_engine *engine)
 {
-	while (engine->idle_count)
-		hf_http_free_easy(engine->idle[--engine->idle_count]);
-	while (engine->spare_count)
-		drop_http(engine->spare[--engine->spare_count]);
+	while (engine->idle)
+		hf_http_free_easy(take_easy(engine));
+	while (engine->spare) {
+		struct hf_http *http = hf_transfer_http(engine);
+
+		hf_http_free(http);
+		hf_free(http);
+	}
 }

@@ -1,5 +1,6 @@
 /* transfer.h: the requests of ops between their lane and libcurl, and what is kept for the next
- * ones: easy handles, and structs with their memory. The engine's thread only. */
+ * ones: structs with their memory and easy handles, as many as have been in flight at once. The
+ * engine's thread only. */
 #ifndef HF_TRANSFER_H
 #define HF_TRANSFER_H
 

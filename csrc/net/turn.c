@@ -251,10 +251,9 @@ static void launch_all(struct hf_engine *engine)
 }
 
 /* A request is over. */
-static void complete(struct hf_op *op, CURL *easy, CURLcode result)
+static void complete(struct hf_op *op, CURLcode result)
 {
 	hf_http_done(op->http, result);
-	op->http->easy = easy;
 	hf_transfer_end(op);
 	take_reply(op);
 }
@@ -269,8 +268,7 @@ static bool deliver(struct hf_engine *engine)
 	while ((message = curl_multi_info_read(engine->multi, &left))) {
 		if (message->msg != CURLMSG_DONE)
 			continue;
-		complete(hf_http_owner(message->easy_handle), message->easy_handle,
-			 message->data.result);
+		complete(hf_http_owner(message->easy_handle), message->data.result);
 		any = true;
 	}
 	return any;
@@ -286,7 +284,7 @@ static void fail_all(struct hf_engine *engine)
 		struct hf_op *op = HF_OF(struct hf_op, all, link);
 
 		if (op->state == HF_FLYING) {
-			complete(op, op->http->easy, CURLE_OUT_OF_MEMORY);
+			complete(op, CURLE_OUT_OF_MEMORY);
 			link = hf_link_first(&engine->ops); /* it may be gone, and others */
 		} else {
 			link = hf_link_after(&engine->ops, link);
