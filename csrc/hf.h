@@ -288,11 +288,12 @@ struct hf_lock_state {
 	bool lost; /* latched until the next acquire */
 	enum hf_reason reason; /* how the last hold ended; HF_NO_REASON: held, or never was */
 	uint64_t token; /* 0: not held */
-	int64_t remaining; /* ms to the lease deadline; 0 when not held */
-	char session[64]; /* "" when there is none */
+	int64_t until; /* the lease deadline (hf_now); 0: not held */
 };
 
 void hf_lock_state(struct hf_lock *lock, struct hf_lock_state *out);
+/* The id of the session that it is held with, or that it was given; "" when there is none. */
+void hf_lock_session(struct hf_lock *lock, char *out, size_t size);
 const char *hf_lock_key(struct hf_lock *lock);
 /* A descriptor that is readable while it is not held (lost, released, or never was). The lock
  * closes it. -1: see *err. */

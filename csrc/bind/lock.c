@@ -84,20 +84,22 @@ static int l_token(lua_State *L)
 static int l_remaining(lua_State *L)
 {
 	struct hf_lock_state state;
+	int64_t left;
 
 	hf_lock_state(check_lock(L), &state);
-	lua_pushnumber(L, (lua_Number)state.remaining / 1000);
+	left = state.until - hf_now();
+	lua_pushnumber(L, left > 0 ? (lua_Number)left / 1000 : 0);
 	return 1;
 }
 
 static int l_session(lua_State *L)
 {
-	struct hf_lock_state state;
+	char id[64];
 
-	hf_lock_state(check_lock(L), &state);
-	if (!state.session[0])
+	hf_lock_session(check_lock(L), id, sizeof id);
+	if (!id[0])
 		return 0;
-	lua_pushstring(L, state.session);
+	lua_pushstring(L, id);
 	return 1;
 }
 

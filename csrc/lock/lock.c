@@ -6,7 +6,7 @@
 #include "base/config.h"
 #include "net/process.h"
 
-#include <string.h>
+#include <stdio.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -112,14 +112,22 @@ void hf_lock_state(struct hf_lock *lock, struct hf_lock_state *out)
 	out->lost = lock->lost;
 	out->reason = lock->reason;
 	if (out->held) {
-		struct hf_session *session = lock->hold->session;
-
-		out->remaining = atomic_load(&session->deadline) - hf_now();
 		out->token = lock->hold->token;
-		memcpy(out->session, session->id, sizeof out->session);
-	} else if (lock->session_id) {
-		strncpy(out->session, lock->session_id, sizeof out->session - 1);
+		out->until = atomic_load(&lock->hold->session->deadline);
 	}
+	pthread_mutex_unlock(&lock->client->engine.mutex);
+}
+
+void hf_lock_session(struct hf_lock *lock, char *out, size_t size)
+{
+	const char *id;
+
+	*out = '\0';
+	if (!hf_engine_here(&lock->client->engine, NULL))
+		return;
+	pthread_mutex_lock(&lock->client->engine.mutex);
+	id = hf_lock_held_locked(lock) ? lock->hold->session->id : lock->session_id;
+	snprintf(out, size, "%s", id ? id : "");
 	pthread_mutex_unlock(&lock->client->engine.mutex);
 }
 
