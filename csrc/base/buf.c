@@ -103,16 +103,28 @@ bool hf_buf_base64(struct hf_buf *buf, const void *data, size_t len)
 	return true;
 }
 
+/* Whether a character stands for itself in a JSON string. */
+static bool plain(unsigned char c)
+{
+	return c >= 0x20 && c != '"' && c != '\\';
+}
+
 bool hf_buf_json(struct hf_buf *buf, const char *text)
 {
+	size_t run;
+
 	hf_buf_puts(buf, "\"");
-	for (; *text; text++) {
-		if (*text == '"' || *text == '\\')
-			hf_buf_add(buf, "\\", 1);
+	for (; *text; text += run) {
+		for (run = 0; plain((unsigned char)text[run]);)
+			run++;
+		hf_buf_add(buf, text, run);
+		if (run)
+			continue;
+		run = 1;
 		if ((unsigned char)*text < 0x20)
 			hf_buf_printf(buf, "\\u%04x", (unsigned)(unsigned char)*text);
 		else
-			hf_buf_add(buf, text, 1);
+			hf_buf_printf(buf, "\\%c", *text);
 	}
 	return hf_buf_puts(buf, "\"");
 }

@@ -23,11 +23,14 @@ static size_t digits(const char *text, size_t len)
 /* The length of the string that begins at text, with its quotes. */
 static size_t quoted(const char *text, size_t len)
 {
-	for (size_t i = 1; i < len; i++) {
-		if (text[i] == '\\')
-			i++;
-		else if (text[i] == '"')
-			return i + 1;
+	const char *at = text + 1, *end = text + len, *quote;
+	size_t backslashes;
+
+	for (; at < end && (quote = memchr(at, '"', (size_t)(end - at))); at = quote + 1) {
+		for (backslashes = 0; quote[-1 - (ptrdiff_t)backslashes] == '\\';)
+			backslashes++;
+		if (backslashes % 2 == 0)
+			return (size_t)(quote - text) + 1;
 	}
 	return len;
 }
@@ -40,28 +43,27 @@ static bool long_integer(const char *text, size_t n, size_t len, char before)
 	return n > EXACT_DIGITS && !(after && strchr(".eE", after)) && !strchr("+-.eE", before);
 }
 
+/* What is between two long integers is copied in one go. */
 static bool quote_long_integers(struct hf_buf *out, const char *text, size_t len)
 {
-	size_t n;
+	size_t n, copied = 0;
 	char before = ' ';
 
 	for (size_t i = 0; i < len; i += n) {
 		if (text[i] == '"') {
 			n = quoted(text + i, len - i);
-			hf_buf_add(out, text + i, n);
-		} else if ((n = digits(text + i, len - i)) > 0) {
-			bool quote = long_integer(text + i, n, len - i, before);
-
-			hf_buf_add(out, "\"", quote);
-			hf_buf_add(out, text + i, n);
-			hf_buf_add(out, "\"", quote);
-		} else {
+		} else if ((n = digits(text + i, len - i)) == 0) {
 			n = 1;
+		} else if (long_integer(text + i, n, len - i, before)) {
+			hf_buf_add(out, text + copied, i - copied);
+			hf_buf_add(out, "\"", 1);
 			hf_buf_add(out, text + i, n);
+			hf_buf_add(out, "\"", 1);
+			copied = i + n;
 		}
 		before = text[i + n - 1];
 	}
-	return !out->failed;
+	return hf_buf_add(out, text + copied, len - copied);
 }
 
 struct cJSON *hf_json_parse(const char *text, size_t len)
