@@ -55,7 +55,7 @@ build = {
         "csrc/consul/kv.c",
         "csrc/consul/session.c",
         "csrc/consul/txn.c",
-        "csrc/lock/acquire.c",
+        "csrc/lock/acquire.c", "csrc/lock/batch.c",
         "csrc/lock/client.c",
         "csrc/lock/destroy.c",
         "csrc/lock/giveback.c",

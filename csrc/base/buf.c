@@ -16,6 +16,14 @@ void hf_buf_reset(struct hf_buf *buf)
 		buf->data[0] = '\0';
 }
 
+void hf_buf_cut(struct hf_buf *buf, size_t len)
+{
+	if (len >= buf->len)
+		return;
+	buf->len = len;
+	buf->data[len] = '\0';
+}
+
 void hf_buf_free(struct hf_buf *buf)
 {
 	hf_free(buf->data);

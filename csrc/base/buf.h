@@ -14,6 +14,8 @@ struct hf_buf {
 
 /* Empties it and forgets a failure; keeps its memory. */
 void hf_buf_reset(struct hf_buf *buf);
+/* Takes off what comes after the first len bytes. */
+void hf_buf_cut(struct hf_buf *buf, size_t len);
 /* Frees its memory and leaves it empty. */
 void hf_buf_free(struct hf_buf *buf);
 /* What is in it as a C string, "" when nothing is. */

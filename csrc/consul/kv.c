@@ -4,27 +4,14 @@
 
 #include <string.h>
 
-static void begin(struct hf_http *http, const struct hf_consul *consul, const char *method,
-		  const char *key)
-{
-	hf_call_begin(http, consul, method, "/v1/kv/");
-	hf_buf_escape(&http->url, key, "/");
-	hf_call_where(http, consul);
-}
-
 void hf_kv_get(struct hf_http *http, const struct hf_consul *consul, const char *key,
 	       uint64_t index, bool consistent)
 {
-	begin(http, consul, "GET", key);
+	hf_call_begin(http, consul, "GET", "/v1/kv/");
+	hf_buf_escape(&http->url, key, "/");
+	hf_call_where(http, consul);
 	hf_call_query(http, "consistent", consistent ? "" : NULL);
 	hf_call_blocking(http, index);
-}
-
-void hf_kv_delete(struct hf_http *http, const struct hf_consul *consul, const char *key,
-		  uint64_t index)
-{
-	begin(http, consul, "DELETE", key);
-	hf_call_query_index(http, "cas", index);
 }
 
 bool hf_kv_parse(const struct cJSON *json, struct hf_kv *kv)
@@ -62,17 +49,4 @@ enum hf_verdict hf_kv_read(const struct hf_http *http, const struct hf_consul *c
 	kv->at = at;
 	hf_json_free(json);
 	return verdict;
-}
-
-enum hf_verdict hf_kv_read_delete(const struct hf_http *http, const struct hf_consul *consul,
-				  struct hf_error *err)
-{
-	enum hf_verdict verdict = hf_call_common(http, consul, err);
-
-	if (verdict != HF_V_OK || hf_call_says(hf_buf_text(&http->reply), "true"))
-		return verdict;
-	if (!hf_call_says(hf_buf_text(&http->reply), "false"))
-		return hf_call_garbled(http, consul, err);
-	hf_err_set(err, HF_IN_USE, "the key has changed meanwhile");
-	return HF_V_MOVED;
 }

@@ -21,18 +21,11 @@ struct hf_kv {
 /* A read of a key: a long poll when index is not 0. consistent asks the leader to be sure. */
 void hf_kv_get(struct hf_http *http, const struct hf_consul *consul, const char *key,
 	       uint64_t index, bool consistent);
-/* Deletes a key unless it has changed since index. */
-void hf_kv_delete(struct hf_http *http, const struct hf_consul *consul, const char *key,
-		  uint64_t index);
 
-/* Each fills *err unless it answers HF_V_OK. */
-
-/* An absent key is HF_V_OK with !kv->exists. */
+/* The reply to it. Fills *err unless it answers HF_V_OK. An absent key is HF_V_OK with !kv->exists.
+ */
 enum hf_verdict hf_kv_read(const struct hf_http *http, const struct hf_consul *consul,
 			   struct hf_kv *kv, struct hf_error *err);
-/* HF_V_MOVED: it had changed, and was not deleted. */
-enum hf_verdict hf_kv_read_delete(const struct hf_http *http, const struct hf_consul *consul,
-				  struct hf_error *err);
 /* Reads one JSON object as Consul describes a key. */
 bool hf_kv_parse(const struct cJSON *json, struct hf_kv *kv);
 

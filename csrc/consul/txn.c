@@ -3,6 +3,7 @@
 #include "base/json.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MAX_BODY (512 * 1024) /* txn_max_req_len; one key takes a quarter of it at most */
@@ -27,6 +28,7 @@ void hf_txn_add(struct hf_http *http, const struct hf_txn_op *op)
 		[HF_CHECK_NOT_EXISTS] = "check-not-exists",
 		[HF_LOCK] = "lock",
 		[HF_UNLOCK] = "unlock",
+		[HF_DELETE] = "delete-cas",
 	};
 	struct hf_buf *body = &http->body;
 	bool write = op->verb == HF_LOCK || op->verb == HF_UNLOCK;
@@ -36,7 +38,7 @@ void hf_txn_add(struct hf_http *http, const struct hf_txn_op *op)
 	hf_call_field(body, "Key", op->key);
 	if (write || op->verb == HF_CHECK_SESSION)
 		hf_call_field(body, "Session", op->session);
-	if (op->verb == HF_CHECK_INDEX)
+	if (op->verb == HF_CHECK_INDEX || op->verb == HF_DELETE)
 		hf_buf_printf(body, ",\"Index\":%" PRIu64, op->index);
 	if (write) {
 		hf_buf_printf(body, ",\"Flags\":%" PRIu64 ",\"Value\":\"", HF_LOCK_FLAGS);
@@ -49,6 +51,11 @@ void hf_txn_add(struct hf_http *http, const struct hf_txn_op *op)
 bool hf_txn_room(const struct hf_http *http, size_t count)
 {
 	return count < HF_TXN_MAX && http->body.len < MAX_BODY / 2;
+}
+
+bool hf_txn_fits(const struct hf_http *http)
+{
+	return http->body.len < MAX_BODY; /* the end is one byte */
 }
 
 void hf_txn_end(struct hf_http *http)
@@ -75,6 +82,7 @@ static enum hf_verdict refusal(const char *what, struct hf_error *err)
 		{"Permission denied", HF_V_FINAL, HF_DENIED},
 		{"failed index check", HF_V_MOVED, HF_TIMEOUT},
 		{"failed to check index", HF_V_MOVED, HF_TIMEOUT},
+		{"index is stale", HF_V_MOVED, HF_IN_USE},
 		{" exists", HF_V_MOVED, HF_TIMEOUT},
 		{"doesn't exist", HF_V_ABSENT, HF_NOT_FOUND},
 		{"held by another session", HF_V_NOT_OURS, HF_LOST},
@@ -92,119 +100,121 @@ static enum hf_verdict refusal(const char *what, struct hf_error *err)
 	return HF_V_FINAL;
 }
 
-/* The first refusal in a reply: the others may follow from it. */
-static enum hf_verdict first_refusal(const struct cJSON *json, struct hf_error *err)
+/* Notes each refusal with its operation. */
+static bool parse_errors(struct hf_txn_reply *reply, size_t count)
 {
-	const struct cJSON *first = hf_json_item(hf_json_field(json, "Errors"), 0);
+	const struct cJSON *errors = hf_json_field(reply->json, "Errors"), *error;
+	uint64_t index;
 
-	return refusal(hf_json_text(hf_json_field(first, "What")), err);
+	for (size_t i = 0; (error = hf_json_item(errors, i)); i++) {
+		if (!hf_json_u64(hf_json_field(error, "OpIndex"), &index) || index >= count)
+			return false;
+		reply->errors[index] = error;
+		reply->refused = true;
+	}
+	return reply->refused;
 }
 
-/* The key as the last operation has left it: what comes before it are checks. */
-static bool parse_write(const struct cJSON *json, uint64_t *index)
-{
-	const struct cJSON *results = hf_json_field(json, "Results"), *last = NULL, *item;
-
-	for (size_t i = 0; (item = hf_json_item(results, i)) != NULL; i++)
-		last = item;
-	return hf_json_u64(hf_json_field(hf_json_field(last, "KV"), "ModifyIndex"), index) &&
-	       *index;
-}
-
-enum hf_verdict hf_txn_read_write(const struct hf_http *http, const struct hf_consul *consul,
-				  uint64_t *index, struct hf_error *err)
+enum hf_verdict hf_txn_open(struct hf_txn_reply *reply, const struct hf_http *http,
+			    const struct hf_consul *consul, size_t count, struct hf_error *err)
 {
 	enum hf_verdict verdict = hf_call_common(http, consul, err);
-	struct cJSON *json;
 
+	*reply = (struct hf_txn_reply){0};
 	if (!http->error && http->status >= 500 &&
 	    hf_call_says(hf_buf_text(&http->reply), "invalid session"))
 		return refusal(hf_buf_text(&http->reply), err);
 	if (http->error || (http->status != 200 && http->status != 409))
 		return verdict == HF_V_ABSENT ? HF_V_FINAL : verdict;
-	json = hf_json_parse(http->reply.data, http->reply.len);
-	if (!json)
-		verdict = hf_call_garbled(http, consul, err);
-	else if (http->status == 409)
-		verdict = first_refusal(json, err);
-	else if (!parse_write(json, index))
-		verdict = hf_call_garbled(http, consul, err);
-	hf_json_free(json);
+	reply->json = hf_json_parse(http->reply.data, http->reply.len);
+	if (!reply->json || (http->status == 409 && !parse_errors(reply, count)))
+		return hf_call_garbled(http, consul, err);
+	return HF_V_OK;
+}
+
+void hf_txn_close(struct hf_txn_reply *reply)
+{
+	hf_json_free(reply->json);
+}
+
+static enum hf_verdict refused_at(const struct hf_txn_reply *reply, size_t index,
+				  struct hf_error *err)
+{
+	const struct cJSON *error = reply->errors[index];
+
+	return error ? refusal(hf_json_text(hf_json_field(error, "What")), err) : HF_V_OK;
+}
+
+/* The next result; NULL: there are no more. */
+static const struct cJSON *result(const struct hf_txn_reply *reply)
+{
+	return hf_json_item(hf_json_field(reply->json, "Results"), reply->next);
+}
+
+/* A server leaves out what an ACL hides, so results tell by themselves what they are about. One
+ * that does not is garbage, and spoils what is being read. */
+static bool is_about(const struct cJSON *item, const char *key)
+{
+	const char *name = hf_json_text(hf_json_field(hf_json_field(item, "KV"), "Key"));
+
+	return item && (!name || !strcmp(name, key));
+}
+
+enum hf_verdict hf_txn_read_part(struct hf_txn_reply *reply, const char *key, size_t first,
+				 size_t count, struct hf_kv *kv, struct hf_error *err)
+{
+	enum hf_verdict verdict = HF_V_OK;
+
+	*kv = (struct hf_kv){0};
+	for (size_t i = first; i < first + count && verdict == HF_V_OK; i++)
+		verdict = refused_at(reply, i, err);
+	for (; count && is_about(result(reply), key); count--, reply->next++)
+		hf_kv_parse(hf_json_field(result(reply), "KV"), kv);
 	return verdict;
 }
 
-static bool parse_errors(const struct cJSON *json, size_t count, enum hf_verdict *verdicts)
+size_t hf_txn_limit(const struct hf_http *http)
 {
-	const struct cJSON *errors = hf_json_field(json, "Errors"), *error;
-	struct hf_error ignored;
-	uint64_t index;
+	const char *text = hf_buf_text(&http->reply), *limit;
 
-	if (!hf_json_item(errors, 0))
-		return false;
-	for (size_t i = 0; (error = hf_json_item(errors, i)); i++) {
-		if (!hf_json_u64(hf_json_field(error, "OpIndex"), &index) || index >= count)
-			return false;
-		verdicts[index] = refusal(hf_json_text(hf_json_field(error, "What")), &ignored);
-	}
-	return true;
+	if (http->error || http->status != 413 || !hf_call_says(text, "too many operations"))
+		return 0;
+	limit = strchr(text, '>');
+	return limit ? strtoul(limit + 1, NULL, 10) : 0;
 }
 
-/* What replies to several operations have in common. HF_V_OK: *json has the results, and is the
- * caller's to free. HF_V_ABSENT: some were refused, and verdicts tells which. */
-static enum hf_verdict read_many(const struct hf_http *http, const struct hf_consul *consul,
-				 size_t count, enum hf_verdict *verdicts, struct cJSON **json,
-				 struct hf_error *err)
-{
-	enum hf_verdict verdict = hf_call_common(http, consul, err);
-
-	*json = NULL;
-	for (size_t i = 0; i < count; i++)
-		verdicts[i] = HF_V_OK;
-	if (http->error || (http->status != 200 && http->status != 409))
-		return verdict == HF_V_ABSENT ? HF_V_FINAL : verdict;
-	*json = hf_json_parse(http->reply.data, http->reply.len);
-	if (http->status == 200)
-		return HF_V_OK;
-	verdict = parse_errors(*json, count, verdicts) ? HF_V_ABSENT
-						       : hf_call_garbled(http, consul, err);
-	hf_json_free(*json);
-	*json = NULL;
-	return verdict;
-}
+/* ---- replies to operations of one kind ------------------------------------------------------ */
 
 enum hf_verdict hf_txn_read_checks(const struct hf_http *http, const struct hf_consul *consul,
 				   size_t count, enum hf_verdict *verdicts, struct hf_error *err)
 {
-	struct cJSON *json;
-	enum hf_verdict verdict = read_many(http, consul, count, verdicts, &json, err);
-
-	if (verdict == HF_V_ABSENT)
-		return HF_V_OK;
-	if (verdict == HF_V_OK && !hf_json_field(json, "Results"))
-		verdict = hf_call_garbled(http, consul, err);
-	hf_json_free(json);
-	return verdict;
-}
-
-static bool parse_gets(const struct cJSON *json, size_t count, struct hf_kv *kvs)
-{
-	const struct cJSON *results = hf_json_field(json, "Results");
+	struct hf_txn_reply reply;
+	enum hf_verdict verdict = hf_txn_open(&reply, http, consul, count, err);
+	struct hf_error ignored;
 
 	for (size_t i = 0; i < count; i++)
-		if (!hf_kv_parse(hf_json_field(hf_json_item(results, i), "KV"), &kvs[i]))
-			return false;
-	return true;
+		verdicts[i] = refused_at(&reply, i, &ignored);
+	if (verdict == HF_V_OK && !reply.refused && !hf_json_field(reply.json, "Results"))
+		verdict = hf_call_garbled(http, consul, err);
+	hf_txn_close(&reply);
+	return verdict;
 }
 
 enum hf_verdict hf_txn_read_gets(const struct hf_http *http, const struct hf_consul *consul,
 				 size_t count, struct hf_kv *kvs, enum hf_verdict *verdicts,
 				 struct hf_error *err)
 {
-	struct cJSON *json;
-	enum hf_verdict verdict = read_many(http, consul, count, verdicts, &json, err);
+	struct hf_txn_reply reply;
+	enum hf_verdict verdict = hf_txn_open(&reply, http, consul, count, err);
+	struct hf_error ignored;
 
-	if (verdict == HF_V_OK && !parse_gets(json, count, kvs))
-		verdict = hf_call_garbled(http, consul, err);
-	hf_json_free(json);
+	for (size_t i = 0; i < count; i++)
+		verdicts[i] = refused_at(&reply, i, &ignored);
+	if (verdict == HF_V_OK && reply.refused)
+		verdict = HF_V_ABSENT;
+	for (; verdict == HF_V_OK && reply.next < count; reply.next++)
+		if (!hf_kv_parse(hf_json_field(result(&reply), "KV"), &kvs[reply.next]))
+			verdict = hf_call_garbled(http, consul, err);
+	hf_txn_close(&reply);
 	return verdict;
 }

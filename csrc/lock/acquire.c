@@ -25,7 +25,7 @@
  * taken back (giveback.c), which makes sure of that. */
 #include "base/alloc.h"
 #include "base/random.h"
-#include "consul/txn.h"
+#include "lock/batch.h"
 #include "lock/lock.h"
 #include "lock/monitor.h"
 #include "lock/stray.h"
@@ -56,6 +56,7 @@ enum phase { TURN, SESSION, READ, TRY, WAIT, UNDO };
 
 struct acquire {
 	struct hf_op op;
+	struct hf_part part;
 	struct hf_lock *lock; /* counted */
 	struct hf_hold *hold; /* counted: what it is going to be */
 	enum phase phase;
@@ -63,8 +64,8 @@ struct acquire {
 	bool watching;
 	bool once; /* timeout 0: one try */
 	enum hf_err why; /* it is being undone, and will answer this */
-	uint64_t index; /* what the try in flight is conditional on; 0: absence */
-	bool ours; /* the session of the try in flight has the key already */
+	uint64_t index; /* what the try is conditional on; 0: absence */
+	bool ours; /* the session of the try has the key already */
 	uint64_t vain; /* the same of the last one that was in vain */
 	unsigned failures, sessions, tries;
 	enum hf_err last_code; /* why it has not got the lock so far */
@@ -177,6 +178,7 @@ static enum hf_step leave(struct acquire *a, enum hf_err why)
 	struct hf_error err;
 
 	a->why = why;
+	hf_batch_leave(&a->op);
 	if (a->hold->key)
 		stop_watching(a);
 	if (!a->mine || !session_of(a) || !unsure(a) || hf_session_ended(session_of(a))) {
@@ -271,7 +273,7 @@ static void forget_session(struct acquire *a)
 static enum hf_step read_key(struct acquire *a)
 {
 	a->phase = READ;
-	return hf_op_send(&a->op, HF_COMMAND, false);
+	return hf_batch_join(&a->op, unsure(a) ? HF_LOOK | HF_CONSISTENT : HF_LOOK);
 }
 
 /* What is seen until the request leaves does not count: this has been decided on what is seen now.
@@ -283,7 +285,7 @@ static enum hf_step try_it(struct acquire *a)
 	a->index = seen->exists ? seen->index : 0;
 	a->ours = !strcmp(seen->session, session_of(a)->id);
 	a->phase = TRY;
-	return hf_op_send(&a->op, HF_COMMAND, false);
+	return hf_batch_join(&a->op, HF_WRITE);
 }
 
 /* Whether it may go on with another session: nothing may have come of this one, and it is shared.
@@ -379,17 +381,13 @@ static enum hf_step decide(struct acquire *a)
 	return wait_for_change(a);
 }
 
-static enum hf_step read_reply(struct acquire *a, const struct hf_http *http)
+static enum hf_step looked(struct acquire *a, const struct hf_answer *answer)
 {
-	struct hf_error err;
-	struct hf_kv kv;
-	enum hf_verdict verdict = hf_kv_read(http, &hf_client_of(&a->op)->consul, &kv, &err);
-
-	if (verdict == HF_V_AGAIN)
-		return retry(a, &err);
-	if (verdict != HF_V_OK)
-		return refuse(a, err.code, err.message);
-	if (!hf_key_saw(key_of(a), &kv, http->sent))
+	if (answer->verdict == HF_V_AGAIN)
+		return retry(a, &answer->err);
+	if (answer->verdict != HF_V_OK)
+		return refuse(a, answer->err.code, answer->err.message);
+	if (!hf_key_saw(key_of(a), &answer->kv, answer->sent))
 		hf_session_retire(session_of(a));
 	return decide(a);
 }
@@ -478,23 +476,21 @@ static enum hf_step in_vain(struct acquire *a, const struct hf_error *err)
 	return too_many(key) ? spaced(a) : read_key(a);
 }
 
-static enum hf_step tried(struct acquire *a, const struct hf_http *http)
+static enum hf_step tried(struct acquire *a, const struct hf_answer *answer)
 {
-	struct hf_error err;
-	uint64_t token = 0;
-	enum hf_verdict verdict = hf_txn_read_write(http, &hf_client_of(&a->op)->consul, &token,
-						    &err);
+	const struct hf_error *err = &answer->err;
+	enum hf_verdict verdict = answer->verdict;
 
 	if (verdict == HF_V_OK) { /* and any copy is dead: the index has moved, the key exists */
-		a->hold->token = token;
-		return a->why ? leave(a, a->why) : won(a, token, http->sent);
+		a->hold->token = answer->kv.index;
+		return a->why ? leave(a, a->why) : won(a, answer->kv.index, answer->sent);
 	}
-	if (verdict == HF_V_AGAIN && !hf_call_unheard(http))
+	if (verdict == HF_V_AGAIN && !answer->unheard)
 		hf_session_retire(session_of(a));
 	/* Refused by what may not be there when a copy comes: that is looked for, in its time. */
 	if ((verdict == HF_V_DELAY || verdict == HF_V_FINAL) && a->index)
 		hf_stray_note(session_of(a), key_of(a), a->index);
-	else if (verdict != HF_V_DELAY && verdict != HF_V_FINAL && !hf_call_unheard(http))
+	else if (verdict != HF_V_DELAY && verdict != HF_V_FINAL && !answer->unheard)
 		note_copies(a);
 	if (verdict == HF_V_NO_SESSION)
 		hf_session_gone(session_of(a));
@@ -504,22 +500,22 @@ static enum hf_step tried(struct acquire *a, const struct hf_http *http)
 		hf_op_recovered(&a->op);
 	switch (verdict) {
 	case HF_V_AGAIN:
-		return retry(a, &err);
+		return retry(a, err);
 	case HF_V_HELD:
 	case HF_V_MOVED:
 	case HF_V_ABSENT:
 	case HF_V_NOT_OURS:
-		return in_vain(a, &err);
+		return in_vain(a, err);
 	case HF_V_DELAY:
 		if (a->once)
-			return refuse(a, HF_TIMEOUT, err.message);
-		note(a, HF_TIMEOUT, err.message);
+			return refuse(a, HF_TIMEOUT, err->message);
+		note(a, HF_TIMEOUT, err->message);
 		stop_watching(a); /* nothing changes on the key */
 		return later(a, hf_now() + hf_jitter(DELAY_MIN, DELAY_MAX));
 	case HF_V_NO_SESSION:
 		return use_session(a);
 	default:
-		return refuse(a, err.code, err.message);
+		return refuse(a, err->code, err->message);
 	}
 }
 
@@ -530,6 +526,8 @@ static enum hf_step acquire_next(struct hf_op *op)
 	struct acquire *a = (struct acquire *)op;
 	struct hf_error err;
 
+	if (a->why && a->phase != UNDO) /* stopped, and not to be sent once more */
+		return leave(a, a->why);
 	switch (a->phase) {
 	case TURN:
 		return take_turn(a);
@@ -547,7 +545,7 @@ static enum hf_step acquire_next(struct hf_op *op)
 /* Whatever comes of it, a copy of it may come once more. One that is conditional on an index is
  * dead when the index is seen to have moved, which leaving looks to; one that makes the key is not,
  * as long as somebody may delete that. */
-static void fill_try(struct acquire *a, struct hf_http *http)
+static size_t fill_try(struct acquire *a, struct hf_http *http)
 {
 	struct hf_txn_op txn = {.key = a->lock->key,
 				.session = session_of(a)->id,
@@ -558,7 +556,6 @@ static void fill_try(struct acquire *a, struct hf_http *http)
 		hf_stray_note(session_of(a), key_of(a), 0);
 	txn.verb = a->index ? HF_CHECK_INDEX : HF_CHECK_NOT_EXISTS;
 	txn.index = a->index;
-	hf_txn_begin(http, &hf_client_of(&a->op)->consul, false);
 	hf_txn_add(http, &txn);
 	/* What is ours already gets a new index: an unlock that is under way must not find the one
 	 * it is conditional on, and no token is given twice. */
@@ -568,27 +565,30 @@ static void fill_try(struct acquire *a, struct hf_http *http)
 	}
 	txn.verb = HF_LOCK;
 	hf_txn_add(http, &txn);
-	hf_txn_end(http);
+	return a->ours ? 3 : 2;
 }
 
-static bool acquire_request(struct hf_op *op, struct hf_http *http)
+static size_t acquire_fill(struct hf_op *op, struct hf_http *http)
 {
 	struct acquire *a = (struct acquire *)op;
 
-	if (hf_session_over(session_of(a)))
-		return false;
-	if (a->phase == TRY)
-		fill_try(a, http);
-	else
-		hf_kv_get(http, &hf_client_of(op)->consul, a->lock->key, 0, unsure(a));
-	return true;
+	if (a->part.resent && a->phase == TRY)
+		note_copies(a);
+	if (a->why || hf_session_over(session_of(a)))
+		return 0;
+	return a->phase == TRY ? fill_try(a, http) : hf_batch_look(http, key_of(a));
 }
 
-static enum hf_step acquire_reply(struct hf_op *op, const struct hf_http *http)
+static enum hf_step acquire_answer(struct hf_op *op, const struct hf_answer *answer)
 {
 	struct acquire *a = (struct acquire *)op;
 
-	return a->phase == TRY ? tried(a, http) : read_reply(a, http);
+	return a->phase == TRY ? tried(a, answer) : looked(a, answer);
+}
+
+static struct hf_key *acquire_key(const struct hf_op *op)
+{
+	return key_of((const struct acquire *)op);
 }
 
 /* The caller has been told. What may come of the try is taken back without waiting for its reply,
@@ -597,6 +597,7 @@ static enum hf_step abandon_try(struct acquire *a)
 {
 	note_copies(a);
 	hf_session_retire(session_of(a));
+	hf_batch_leave(&a->op);
 	stop_watching(a);
 	hf_op_ref(&a->hold->op);
 	hf_hold_undo(a->hold);
@@ -616,7 +617,9 @@ static enum hf_step acquire_cancel(struct hf_op *op, enum hf_err why)
 	}
 	if (why == HF_TIMEOUT && !a->last_code && a->phase != TURN)
 		note(a, HF_TIMEOUT, "no answer in the time given");
-	if (a->phase != TRY || op->state != HF_FLYING)
+	if (a->phase == TRY && a->part.resent)
+		note_copies(a);
+	if (a->phase != TRY || !a->part.batch)
 		return leave(a, why);
 	/* A try in flight is waited for: giving it up leaves the outcome unknown. */
 	a->why = why;
@@ -624,8 +627,12 @@ static enum hf_step acquire_cancel(struct hf_op *op, enum hf_err why)
 	return HF_STAY;
 }
 
-static const struct hf_kind acquire_kind = {"acquire",	   acquire_next,   acquire_request,
-					    acquire_reply, acquire_cancel, acquire_free};
+static const struct hf_part_kind acquire_kind = {
+	{"acquire", acquire_next, NULL, NULL, acquire_cancel, acquire_free},
+	offsetof(struct acquire, part),
+	acquire_key,
+	acquire_fill,
+	acquire_answer};
 
 static enum hf_err start_locked(struct acquire *a, struct hf_error *err)
 {
@@ -658,7 +665,7 @@ enum hf_err hf_lock_acquire(struct hf_lock *lock, int64_t timeout, struct hf_op 
 	if (!hf_engine_here(engine, err))
 		return err->code;
 	err->code = HF_OK;
-	a = hf_op_new(engine, &acquire_kind, sizeof *a);
+	a = hf_op_new(engine, &acquire_kind.op, sizeof *a);
 	if (!a)
 		return hf_err_set(err, HF_NOMEM, "out of memory");
 	hf_lock_ref(lock);

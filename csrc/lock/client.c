@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/config.h"
+#include "lock/batch.h"
 #include "lock/lock.h"
 #include "net/process.h"
 #include "net/request.h"
@@ -80,6 +81,7 @@ enum hf_err hf_client_new(const struct hf_client_opts *opts, struct hf_client **
 	hf_engine_init(&client->engine, &hooks, client->opts.base);
 	hf_link_init(&client->sessions);
 	hf_keys_init(client);
+	hf_batches_init(client);
 	hf_process_count(HF_CLIENTS, 1);
 	*out = client;
 	return HF_OK;

@@ -23,6 +23,13 @@ struct hf_keys {
 	struct hf_op *reader; /* reads those in rotation; NULL: not running */
 };
 
+/* Parts that wait for a transaction (batch.c). */
+struct hf_queue {
+	struct hf_link first, rest;
+	struct hf_op *waiting; /* the batch that is going to take them; NULL: see flying */
+	size_t flying; /* batches that are under way */
+};
+
 struct hf_client {
 	struct hf_engine engine; /* first: its references are the client's */
 	struct hf_client_opts opts; /* const */
@@ -31,6 +38,9 @@ struct hf_client {
 	struct hf_link sessions; /* thread: struct hf_session.mine; counted */
 	struct hf_session *shared; /* thread: the one of them that locks use by default */
 	struct hf_keys keys; /* thread */
+	struct hf_queue queues[2]; /* thread: of looks, and of writes */
+	unsigned batches; /* thread: how many there have been */
+	size_t operations_max; /* thread: of a transaction, as far as the server has said */
 };
 
 static inline struct hf_client *hf_client_of(struct hf_op *op)

@@ -2,13 +2,15 @@
  * on what was seen. */
 #include "lock/lock.h"
 
-#include "consul/kv.h"
+#include "lock/batch.h"
 
 struct destroy {
 	struct hf_op op;
+	struct hf_part part;
 	struct hf_lock *lock; /* counted */
-	bool once;
-	uint64_t index; /* what the delete is conditional on; 0: look first */
+	struct hf_key *key; /* thread: counted; NULL: not known yet */
+	bool once; /* const */
+	uint64_t index; /* thread: what the delete is conditional on; 0: look first */
 };
 
 static void destroy_free(struct hf_op *op)
@@ -22,68 +24,85 @@ static enum hf_step end(struct destroy *d, enum hf_err code, const char *why)
 
 	hf_err_set(&result, code, "destroy \"%s\": %s", d->lock->key, why);
 	hf_op_finish(&d->op, &result);
+	hf_batch_leave(&d->op);
+	hf_key_put(d->key);
 	return HF_FINISH;
 }
 
-static enum hf_step trouble(struct destroy *d, enum hf_verdict verdict, const struct hf_error *err)
+static enum hf_step trouble(struct destroy *d, const struct hf_answer *a)
 {
-	if (d->once || (verdict != HF_V_AGAIN && verdict != HF_V_MOVED))
-		return end(d, err->code, err->message);
-	d->index = 0;
+	if (d->once || (a->verdict != HF_V_AGAIN && a->verdict != HF_V_MOVED))
+		return end(d, a->err.code, a->err.message);
 	return hf_op_backoff(&d->op, HF_NEVER);
+}
+
+static enum hf_step ask(struct destroy *d, uint64_t index)
+{
+	d->index = index;
+	return hf_batch_join(&d->op, index ? HF_WRITE : HF_LOOK | HF_CONSISTENT);
 }
 
 static enum hf_step destroy_next(struct hf_op *op)
 {
-	return hf_op_send(op, HF_COMMAND, false);
+	struct destroy *d = (struct destroy *)op;
+
+	if (!d->key)
+		d->key = hf_key_get(hf_client_of(op), d->lock->key);
+	if (!d->key)
+		return end(d, HF_NOMEM, "out of memory");
+	return ask(d, 0);
 }
 
-static bool destroy_request(struct hf_op *op, struct hf_http *http)
+static size_t destroy_fill(struct hf_op *op, struct hf_http *http)
 {
 	struct destroy *d = (struct destroy *)op;
-	const struct hf_consul *consul = &hf_client_of(op)->consul;
-
-	if (d->index)
-		hf_kv_delete(http, consul, d->lock->key, d->index);
-	else
-		hf_kv_get(http, consul, d->lock->key, 0, true);
-	return true;
-}
-
-static enum hf_step looked(struct destroy *d, const struct hf_http *http)
-{
-	struct hf_error err;
-	struct hf_kv kv;
-	enum hf_verdict verdict = hf_kv_read(http, &hf_client_of(&d->op)->consul, &kv, &err);
-
-	if (verdict != HF_V_OK)
-		return trouble(d, verdict, &err);
-	if (!kv.exists)
-		return end(d, HF_OK, "");
-	if (kv.flags != HF_LOCK_FLAGS)
-		return end(d, HF_CONFLICT, hf_err_text(HF_CONFLICT));
-	if (kv.session[0])
-		return end(d, HF_IN_USE, hf_err_text(HF_IN_USE));
-	d->index = kv.index;
-	return hf_op_send(&d->op, HF_COMMAND, false);
-}
-
-static enum hf_step destroy_reply(struct hf_op *op, const struct hf_http *http)
-{
-	struct destroy *d = (struct destroy *)op;
-	struct hf_error err;
-	enum hf_verdict verdict;
 
 	if (!d->index)
-		return looked(d, http);
-	verdict = hf_kv_read_delete(http, &hf_client_of(op)->consul, &err);
-	if (verdict != HF_V_OK)
-		return trouble(d, verdict, &err);
-	return end(d, HF_OK, "");
+		return hf_batch_look(http, d->key);
+	hf_txn_add(http,
+		   &(struct hf_txn_op){.verb = HF_DELETE, .key = d->lock->key, .index = d->index});
+	return 1;
 }
 
-static const struct hf_kind destroy_kind = {"destroy",	   destroy_next, destroy_request,
-					    destroy_reply, NULL,	 destroy_free};
+static enum hf_step looked(struct destroy *d, const struct hf_kv *kv)
+{
+	if (!kv->exists)
+		return end(d, HF_OK, "");
+	if (kv->flags != HF_LOCK_FLAGS)
+		return end(d, HF_CONFLICT, hf_err_text(HF_CONFLICT));
+	if (kv->session[0])
+		return end(d, HF_IN_USE, hf_err_text(HF_IN_USE));
+	return ask(d, kv->index);
+}
+
+static enum hf_step destroy_answer(struct hf_op *op, const struct hf_answer *a)
+{
+	struct destroy *d = (struct destroy *)op;
+
+	if (a->verdict != HF_V_OK)
+		return trouble(d, a);
+	return d->index ? end(d, HF_OK, "") : looked(d, &a->kv);
+}
+
+static enum hf_step destroy_cancel(struct hf_op *op, enum hf_err why)
+{
+	struct hf_error err;
+
+	hf_op_why(op, why, &err);
+	return end((struct destroy *)op, why, err.message);
+}
+
+static struct hf_key *destroy_key(const struct hf_op *op)
+{
+	return ((const struct destroy *)op)->key;
+}
+
+static const struct hf_part_kind destroy_kind = {
+	{"destroy", destroy_next, NULL, NULL, destroy_cancel, destroy_free},
+	offsetof(struct destroy, part),
+	destroy_key,
+	destroy_fill,
+	destroy_answer};
 
 enum hf_err hf_lock_destroy(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
 			    struct hf_error *err)
@@ -94,7 +113,7 @@ enum hf_err hf_lock_destroy(struct hf_lock *lock, int64_t timeout, struct hf_op 
 	if (!hf_engine_here(engine, err))
 		return err->code;
 	err->code = HF_OK;
-	d = hf_op_new(engine, &destroy_kind, sizeof *d);
+	d = hf_op_new(engine, &destroy_kind.op, sizeof *d);
 	if (!d)
 		return hf_err_set(err, HF_NOMEM, "out of memory");
 	hf_lock_ref(lock);

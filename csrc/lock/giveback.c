@@ -29,7 +29,7 @@
 
 #include "base/alloc.h"
 #include "base/random.h"
-#include "consul/txn.h"
+#include "lock/batch.h"
 
 #include <string.h>
 #include <sys/eventfd.h>
@@ -81,7 +81,7 @@ struct hf_hold *hf_hold_release_locked(struct hf_lock *lock, enum hf_reason reas
 
 /* ---- the end -------------------------------------------------------------------------------- */
 
-static void answer(struct hf_hold *h, enum hf_err code, const char *why)
+static void tell(struct hf_hold *h, enum hf_err code, const char *why)
 {
 	struct hf_error result;
 
@@ -104,10 +104,11 @@ static enum hf_step end(struct hf_hold *h, enum hf_err code, const char *why)
 {
 	struct hf_engine *engine = h->op.engine;
 
+	hf_batch_leave(&h->op);
 	pthread_mutex_lock(&engine->mutex);
 	hf_client_of(&h->op)->stats.released += h->was_held && code == HF_OK;
 	pthread_mutex_unlock(&engine->mutex);
-	answer(h, code, why);
+	tell(h, code, why);
 	hf_key_pass(h->key, h);
 	hf_key_put(h->key);
 	h->key = NULL;
@@ -144,7 +145,7 @@ static void note(struct hf_hold *h, const struct hf_error *err)
 	if (h->trouble)
 		*h->trouble = *err;
 	if (h->once)
-		answer(h, err->code, err->message); /* and go on without the caller */
+		tell(h, err->code, err->message); /* and go on without the caller */
 }
 
 static enum hf_step again(struct hf_hold *h, enum hf_giveback phase, const struct hf_error *err)
@@ -159,74 +160,66 @@ static enum hf_step again(struct hf_hold *h, enum hf_giveback phase, const struc
 static enum hf_step ask(struct hf_hold *h, enum hf_giveback phase)
 {
 	h->phase = phase;
-	return hf_op_send(&h->op, HF_COMMAND, true);
+	return hf_batch_join(&h->op, phase == HF_LOOKING ? HF_LOOK | HF_FIRST | HF_CONSISTENT
+							 : HF_WRITE | HF_FIRST);
 }
 
-static struct hf_txn_op on_key(const struct hf_hold *h, enum hf_verb verb)
+static size_t fill_write(const struct hf_hold *h, struct hf_http *http)
 {
-	return (struct hf_txn_op){.verb = verb,
-				  .key = h->lock->key,
-				  .session = h->session->id,
-				  .index = h->index,
-				  .value = h->lock->value,
-				  .value_len = h->lock->value_len};
+	struct hf_txn_op txn = {.verb = h->index ? HF_CHECK_INDEX : HF_CHECK_NOT_EXISTS,
+				.key = h->lock->key,
+				.session = h->session->id,
+				.index = h->index,
+				.value = h->lock->value,
+				.value_len = h->lock->value_len};
+	bool fence = h->phase == HF_FENCING;
+
+	hf_txn_add(http, &txn);
+	if (fence) {
+		txn.verb = HF_LOCK;
+		hf_txn_add(http, &txn);
+	}
+	txn.verb = HF_UNLOCK;
+	hf_txn_add(http, &txn);
+	return fence ? 3 : 2;
 }
 
-static void add(struct hf_http *http, const struct hf_hold *h, enum hf_verb verb)
-{
-	const struct hf_txn_op op = on_key(h, verb);
-
-	hf_txn_add(http, &op);
-}
-
-static bool giveback_request(struct hf_op *op, struct hf_http *http)
+static size_t giveback_fill(struct hf_op *op, struct hf_http *http)
 {
 	struct hf_hold *h = (struct hf_hold *)op;
-	const struct hf_consul *consul = &hf_client_of(op)->consul;
-	int64_t left = h->until - hf_now();
 
-	if (left <= 0 || hf_session_ended(h->session))
-		return false;
-	if (h->phase == HF_LOOKING) {
-		hf_kv_get(http, consul, h->lock->key, 0, true);
-	} else {
-		hf_txn_begin(http, consul, false);
-		add(http, h, h->index ? HF_CHECK_INDEX : HF_CHECK_NOT_EXISTS);
-		if (h->phase == HF_FENCING)
-			add(http, h, HF_LOCK);
-		add(http, h, HF_UNLOCK);
-		hf_txn_end(http);
-	}
-	if (left < http->timeout)
-		http->timeout = left;
-	return true;
+	if (hf_now() >= h->until || hf_session_ended(h->session))
+		return 0;
+	return h->phase == HF_LOOKING ? hf_batch_look(http, h->key) : fill_write(h, http);
+}
+
+static struct hf_key *giveback_key(const struct hf_op *op)
+{
+	return ((const struct hf_hold *)op)->key;
 }
 
 /* ---- answers -------------------------------------------------------------------------------- */
 
-static enum hf_step unlocked(struct hf_hold *h, const struct hf_http *http)
+static enum hf_step unlocked(struct hf_hold *h, const struct hf_answer *a)
 {
-	struct hf_error err;
-	uint64_t index;
-
-	switch (hf_txn_read_write(http, &hf_client_of(&h->op)->consul, &index, &err)) {
+	switch (a->verdict) {
 	case HF_V_OK:
-		hf_key_unlocked(h->key, index);
+		hf_key_unlocked(h->key, a->kv.index);
 		return end(h, HF_OK, "");
 	case HF_V_MOVED:
 	case HF_V_ABSENT:
 	case HF_V_NOT_OURS:
-		h->unsure |= http->sendings > 1;
+		h->unsure |= a->copied;
 		return ask(h, HF_LOOKING);
 	case HF_V_FINAL: /* a token may be on its way, but nobody new should lean on this session */
 		hf_session_retire(h->session);
-		return again(h, HF_UNLOCKING, &err);
+		return again(h, HF_UNLOCKING, &a->err);
 	case HF_V_NO_SESSION:
 		hf_session_doubt(h->session);
-		return end(h, HF_LOST, err.message);
+		return end(h, HF_LOST, a->err.message);
 	default:
-		h->unsure |= !hf_call_unheard(http);
-		return again(h, HF_UNLOCKING, &err);
+		h->unsure |= !a->unheard;
+		return again(h, HF_UNLOCKING, &a->err);
 	}
 }
 
@@ -247,21 +240,20 @@ static bool copies_are_dead(const struct hf_hold *h, const struct hf_kv *kv)
 	return kv->index > h->copies;
 }
 
-static enum hf_step looked(struct hf_hold *h, const struct hf_http *http)
+static enum hf_step looked(struct hf_hold *h, const struct hf_answer *a)
 {
-	struct hf_error err;
-	struct hf_kv kv;
+	const struct hf_kv *kv = &a->kv;
 
-	if (hf_kv_read(http, &hf_client_of(&h->op)->consul, &kv, &err) != HF_V_OK)
-		return again(h, HF_LOOKING, &err);
-	if (!hf_key_saw(h->key, &kv, http->sent))
+	if (a->verdict != HF_V_OK)
+		return again(h, HF_LOOKING, &a->err);
+	if (!hf_key_saw(h->key, kv, a->sent))
 		hf_session_retire(h->session);
-	h->index = kv.index;
-	if (!strcmp(kv.session, h->session->id))
+	h->index = kv->index;
+	if (!strcmp(kv->session, h->session->id))
 		return ask(h, HF_UNLOCKING);
 	if (!h->was_held) {
 		/* At the close the end of the session, which comes next, sees to the copies. */
-		bool dead = copies_are_dead(h, &kv) ||
+		bool dead = copies_are_dead(h, kv) ||
 			    (!h->session->external && hf_engine_is_closing(h->op.engine));
 
 		return dead ? end(h, HF_OK, "") : ask(h, HF_FENCING);
@@ -276,14 +268,11 @@ static enum hf_step looked(struct hf_hold *h, const struct hf_http *http)
 	return hf_op_park(&h->op, &h->session->confirmed, hf_now() + CONFIRM);
 }
 
-static enum hf_step fenced(struct hf_hold *h, const struct hf_http *http)
+static enum hf_step fenced(struct hf_hold *h, const struct hf_answer *a)
 {
-	struct hf_error err;
-	uint64_t index;
-
-	switch (hf_txn_read_write(http, &hf_client_of(&h->op)->consul, &index, &err)) {
+	switch (a->verdict) {
 	case HF_V_OK:
-		hf_key_unlocked(h->key, index);
+		hf_key_unlocked(h->key, a->kv.index);
 		return end(h, HF_OK, "");
 	case HF_V_NO_SESSION:
 		hf_session_gone(h->session);
@@ -291,7 +280,7 @@ static enum hf_step fenced(struct hf_hold *h, const struct hf_http *http)
 	case HF_V_FINAL: /* and so would the copies be, as long as nobody changes what we may do */
 		hf_stray_note(h->session, h->key, h->copies_make ? 0 : h->copies);
 		hf_session_retire(h->session);
-		return end(h, err.code, err.message);
+		return end(h, a->err.code, a->err.message);
 	case HF_V_DELAY:
 		h->phase = HF_LOOKING;
 		return hf_op_sleep(&h->op, hf_now() + hf_jitter(DELAY_MIN, DELAY_MAX));
@@ -303,21 +292,21 @@ static enum hf_step fenced(struct hf_hold *h, const struct hf_http *http)
 		h->phase = HF_LOOKING;
 		return hf_op_backoff(&h->op, h->until);
 	default:
-		return again(h, HF_LOOKING, &err);
+		return again(h, HF_LOOKING, &a->err);
 	}
 }
 
-static enum hf_step giveback_reply(struct hf_op *op, const struct hf_http *http)
+static enum hf_step giveback_answer(struct hf_op *op, const struct hf_answer *answer)
 {
 	struct hf_hold *h = (struct hf_hold *)op;
 
 	switch (h->phase) {
 	case HF_UNLOCKING:
-		return unlocked(h, http);
+		return unlocked(h, answer);
 	case HF_LOOKING:
-		return looked(h, http);
+		return looked(h, answer);
 	default:
-		return fenced(h, http);
+		return fenced(h, answer);
 	}
 }
 
@@ -379,9 +368,9 @@ static enum hf_step giveback_cancel(struct hf_op *op, enum hf_err why)
 		return give_up(h);
 	hf_op_why(op, why, &err);
 	if (why == HF_TIMEOUT && h->trouble && h->trouble->code == HF_DENIED)
-		answer(h, HF_DENIED, h->trouble->message);
+		tell(h, HF_DENIED, h->trouble->message);
 	else
-		answer(h, why, err.message);
+		tell(h, why, err.message);
 	if (h->phase != HF_START)
 		op->deadline = h->until;
 	if (why == HF_CLOSED)
@@ -398,12 +387,16 @@ static void giveback_free(struct hf_op *op)
 	hf_lock_unref(h->lock);
 }
 
-static const struct hf_kind giveback_kind = {"giveback",     giveback_next,   giveback_request,
-					     giveback_reply, giveback_cancel, giveback_free};
+static const struct hf_part_kind giveback_kind = {
+	{"giveback", giveback_next, NULL, NULL, giveback_cancel, giveback_free},
+	offsetof(struct hf_hold, part),
+	giveback_key,
+	giveback_fill,
+	giveback_answer};
 
 struct hf_hold *hf_hold_new(struct hf_lock *lock)
 {
-	struct hf_hold *h = hf_op_new(&lock->client->engine, &giveback_kind, sizeof *h);
+	struct hf_hold *h = hf_op_new(&lock->client->engine, &giveback_kind.op, sizeof *h);
 
 	if (!h)
 		return NULL;

@@ -63,7 +63,7 @@ static void attempt_free(struct hf_op *op)
 
 static enum hf_step attempt_next(struct hf_op *op)
 {
-	return hf_op_send(op, HF_RENEW, false);
+	return hf_op_send(op, HF_RENEW);
 }
 
 static bool attempt_request(struct hf_op *op, struct hf_http *http)
@@ -250,7 +250,7 @@ static enum hf_step begin_to_destroy(struct keeper *k)
 	k->phase = DESTROY;
 	k->op.deadline = HF_NEVER;
 	hf_op_recovered(&k->op);
-	return hf_op_send(&k->op, HF_COMMAND, true);
+	return hf_op_send(&k->op, HF_COMMAND);
 }
 
 /* While it is needed: renew in time. Afterwards: destroy it. */
@@ -286,13 +286,13 @@ static enum hf_step keeper_next(struct hf_op *op)
 	case START:
 		if (session->retired && !hf_session_in_use(session))
 			return finish(k);
-		return hf_op_send(op, HF_COMMAND, false);
+		return hf_op_send(op, HF_COMMAND);
 	case KEEP:
 		return session->gone ? finish(k) : keep(k);
 	case DESTROY:
 		break;
 	}
-	return hf_op_send(op, HF_COMMAND, true);
+	return hf_op_send(op, HF_COMMAND);
 }
 
 static bool keeper_request(struct hf_op *op, struct hf_http *http)

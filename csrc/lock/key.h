@@ -20,22 +20,23 @@ struct hf_key {
 	struct hf_link turn; /* ops that wait for their turn, in order */
 	size_t waiting; /* how many */
 
-	bool known; /* seen has been seen */
-	struct hf_kv seen;
+	struct hf_kv seen; /* if known */
 	int64_t seen_at; /* when it was known here */
-	bool ours; /* seen is what our own unlock left */
 	int64_t contended; /* when another's session was last seen on it, 0: never */
 	int64_t paid; /* until when refused tries have been paid for (acquire.c) */
 
 	size_t watchers; /* ops that want to know when it changes */
 	struct hf_link changed; /* ... and wait for that */
 	struct hf_error *failure; /* why it cannot be read; NULL: it can, or has not been tried */
-	bool refused; /* and will not be, as long as nobody changes what we may do */
 	struct hf_op *poll; /* watch.c */
 	struct hf_link place; /* keys->idle, polled or rotation */
-	unsigned quick; /* polls in a row that came back soon, and told nothing new */
-
 	struct suspect *suspect; /* stray.c: the last one */
+	unsigned quick; /* polls in a row that came back soon, and told nothing new */
+	unsigned batch; /* batch.c: the last one that it was in */
+
+	bool known; /* seen has been seen */
+	bool ours; /* seen is what our own unlock left */
+	bool refused; /* the failure will not pass, as long as nobody changes what we may do */
 	bool stray; /* stray.c: it is being given back */
 };
 

@@ -3,7 +3,7 @@
 #ifndef HF_LOCK_H
 #define HF_LOCK_H
 
-#include "lock/key.h"
+#include "lock/batch.h"
 #include "lock/session.h"
 
 struct hf_lock {
@@ -27,6 +27,7 @@ enum hf_giveback { HF_START, HF_UNLOCKING, HF_LOOKING, HF_CONFIRMING, HF_FENCING
 
 struct hf_hold {
 	struct hf_op op; /* gives it back (giveback.c) */
+	struct hf_part part;
 	struct hf_guard guard; /* what ends with it */
 	struct hf_lock *lock; /* const; counted */
 	struct hf_session *session; /* const once held; counted and joined until given back */

@@ -40,7 +40,7 @@ static enum hf_step watch_next(struct hf_op *op)
 	if (op->fresh) /* it has been told to begin anew */
 		w->index = 0;
 	/* With more sessions than watches at once they take turns: their renewals tell too. */
-	return hf_op_send(op, HF_WATCH, w->session == hf_client_of(op)->shared);
+	return hf_op_send(op, HF_WATCH);
 }
 
 static bool watch_request(struct hf_op *op, struct hf_http *http)
@@ -191,7 +191,7 @@ static enum hf_step judge(struct audit *a)
 			lose(a->batch[i], a->doubted ? HF_BY_SESSION : reason);
 	}
 	put_batch(a);
-	return a->left ? hf_op_send(&a->op, HF_COMMAND, false) : audit_rest(a);
+	return a->left ? hf_op_send(&a->op, HF_COMMAND) : audit_rest(a);
 }
 
 static enum hf_step audit_next(struct hf_op *op)
@@ -213,7 +213,7 @@ static enum hf_step audit_next(struct hf_op *op)
 		if (a->doubted)
 			session->doubted = false;
 	}
-	return a->left ? hf_op_send(op, HF_COMMAND, false) : audit_rest(a);
+	return a->left ? hf_op_send(op, HF_COMMAND) : audit_rest(a);
 }
 
 static bool audit_request(struct hf_op *op, struct hf_http *http)
@@ -303,7 +303,7 @@ static enum hf_step key_next(struct hf_op *op)
 	struct key_watch *w = (struct key_watch *)op;
 
 	if (w->key->known && !w->key->failure && looks_lost(w, &w->key->seen))
-		return hf_op_send(op, HF_COMMAND, false);
+		return hf_op_send(op, HF_COMMAND);
 	return hf_watch_wait(w->key, op);
 }
 

@@ -4,12 +4,12 @@
  * many at once, and what is ours and nobody's is freed.
  *
  *   warden  one for a session: check-session operations, up to 64 a request
- *   stray   one for a key that was found: unlocks it */
+ *   stray   one for a key that was found: looks, and unlocks it */
 #include "lock/stray.h"
 
 #include "base/alloc.h"
 #include "base/random.h"
-#include "consul/txn.h"
+#include "lock/batch.h"
 #include "lock/lock.h"
 
 #include <string.h>
@@ -23,6 +23,7 @@
 
 struct stray {
 	struct hf_op op;
+	struct hf_part part;
 	struct hf_session *session; /* counted */
 	struct hf_key *key; /* counted */
 	uint64_t index; /* what its unlock is conditional on; 0: look first */
@@ -42,9 +43,16 @@ static void stray_free(struct hf_op *op)
 
 static enum hf_step stray_end(struct stray *s)
 {
+	hf_batch_leave(&s->op);
 	s->key->stray = false;
 	hf_key_put(s->key);
 	return HF_FINISH;
+}
+
+static enum hf_step stray_ask(struct stray *s, uint64_t index)
+{
+	s->index = index;
+	return hf_batch_join(&s->op, index ? HF_WRITE | HF_FIRST : HF_LOOK | HF_CONSISTENT);
 }
 
 static enum hf_step stray_next(struct hf_op *op)
@@ -53,44 +61,37 @@ static enum hf_step stray_next(struct hf_op *op)
 
 	if (hf_session_over(s->session))
 		return stray_end(s);
-	return hf_op_send(op, HF_COMMAND, false);
+	return stray_ask(s, s->index);
 }
 
-static bool stray_request(struct hf_op *op, struct hf_http *http)
+static size_t stray_fill(struct hf_op *op, struct hf_http *http)
 {
 	struct stray *s = (struct stray *)op;
-	const struct hf_consul *consul = &hf_client_of(op)->consul;
 	struct hf_txn_op txn = {.verb = HF_CHECK_INDEX,
 				.key = s->key->name,
 				.session = s->session->id,
 				.index = s->index};
 
-	if (!s->index) {
-		hf_kv_get(http, consul, s->key->name, 0, true);
-		return true;
-	}
-	hf_txn_begin(http, consul, false);
+	if (hf_session_over(s->session))
+		return 0;
+	if (!s->index)
+		return hf_batch_look(http, s->key);
 	hf_txn_add(http, &txn);
 	txn.verb = HF_UNLOCK;
 	hf_txn_add(http, &txn);
-	hf_txn_end(http);
-	return true;
+	return 2;
 }
 
-static enum hf_step stray_unlocked(struct stray *s, const struct hf_http *http)
+static enum hf_step stray_unlocked(struct stray *s, const struct hf_answer *a)
 {
-	struct hf_error ignored;
-	uint64_t index;
-
-	switch (hf_txn_read_write(http, &hf_client_of(&s->op)->consul, &index, &ignored)) {
+	switch (a->verdict) {
 	case HF_V_OK:
-		hf_key_unlocked(s->key, index);
+		hf_key_unlocked(s->key, a->kv.index);
 		return stray_end(s);
 	case HF_V_MOVED:
 	case HF_V_ABSENT:
 	case HF_V_NOT_OURS:
-		s->index = 0;
-		return hf_op_send(&s->op, HF_COMMAND, false);
+		return stray_ask(s, 0);
 	case HF_V_AGAIN:
 		return hf_op_backoff(&s->op, HF_NEVER);
 	default: /* the next look finds it again */
@@ -98,23 +99,18 @@ static enum hf_step stray_unlocked(struct stray *s, const struct hf_http *http)
 	}
 }
 
-static enum hf_step stray_reply(struct hf_op *op, const struct hf_http *http)
+static enum hf_step stray_answer(struct hf_op *op, const struct hf_answer *a)
 {
 	struct stray *s = (struct stray *)op;
-	struct hf_error ignored;
-	struct hf_kv kv;
 
 	if (s->index)
-		return stray_unlocked(s, http);
-	if (hf_kv_read(http, &hf_client_of(op)->consul, &kv, &ignored) != HF_V_OK)
+		return stray_unlocked(s, a);
+	if (a->verdict != HF_V_OK)
 		return hf_op_backoff(op, HF_NEVER);
-	hf_key_saw(s->key, &kv, http->sent);
-	if (strcmp(kv.session, s->session->id) != 0)
+	hf_key_saw(s->key, &a->kv, a->sent);
+	if (strcmp(a->kv.session, s->session->id) != 0 || in_good_hands(s->key, s->session))
 		return stray_end(s);
-	if (in_good_hands(s->key, s->session))
-		return stray_end(s);
-	s->index = kv.index;
-	return hf_op_send(op, HF_COMMAND, false);
+	return stray_ask(s, a->kv.index);
 }
 
 static enum hf_step stray_cancel(struct hf_op *op, enum hf_err why)
@@ -123,8 +119,17 @@ static enum hf_step stray_cancel(struct hf_op *op, enum hf_err why)
 	return stray_end((struct stray *)op);
 }
 
-static const struct hf_kind stray_kind = {"stray",     stray_next,   stray_request,
-					  stray_reply, stray_cancel, stray_free};
+static struct hf_key *stray_key(const struct hf_op *op)
+{
+	return ((const struct stray *)op)->key;
+}
+
+static const struct hf_part_kind stray_kind = {
+	{"stray", stray_next, NULL, NULL, stray_cancel, stray_free},
+	offsetof(struct stray, part),
+	stray_key,
+	stray_fill,
+	stray_answer};
 
 /* Without memory it is found again in the next round. */
 static void found(struct hf_session *session, struct hf_key *key)
@@ -133,7 +138,7 @@ static void found(struct hf_session *session, struct hf_key *key)
 
 	if (key->stray || in_good_hands(key, session))
 		return;
-	s = hf_op_new(&session->client->engine, &stray_kind, sizeof *s);
+	s = hf_op_new(&session->client->engine, &stray_kind.op, sizeof *s);
 	if (!s)
 		return;
 	s->session = session;
@@ -216,7 +221,7 @@ static enum hf_step warden_next(struct hf_op *op)
 		w->begun = true;
 		return warden_rest(w);
 	}
-	return hf_op_send(op, HF_COMMAND, false);
+	return hf_op_send(op, HF_COMMAND);
 }
 
 static bool warden_request(struct hf_op *op, struct hf_http *http)

@@ -46,7 +46,7 @@ static enum hf_step poll_next(struct hf_op *op)
 	poll->resting = hf_link_alone(&poll->key->changed);
 	if (poll->resting)
 		return hf_op_sleep(op, HF_NEVER);
-	return hf_op_send(op, HF_POLL, false);
+	return hf_op_send(op, HF_POLL);
 }
 
 static bool poll_request(struct hf_op *op, struct hf_http *http)
@@ -153,7 +153,7 @@ static enum hf_step reader_next(struct hf_op *op)
 
 	promote(client);
 	if (client->keys.rotation_count)
-		return hf_op_send(op, HF_COMMAND, false);
+		return hf_op_send(op, HF_COMMAND);
 	client->keys.reader = NULL;
 	return HF_FINISH;
 }

@@ -25,10 +25,8 @@ void hf_engine_init(struct hf_engine *engine, const struct hf_hooks *hooks, cons
 	hf_link_init(&engine->leavers);
 	hf_link_init(&engine->ops);
 	hf_link_init(&engine->ready);
-	for (int i = 0; i < HF_LANES; i++) {
-		hf_link_init(&engine->lanes[i].urgent);
-		hf_link_init(&engine->lanes[i].normal);
-	}
+	for (int i = 0; i < HF_LANES; i++)
+		hf_link_init(&engine->lanes[i].waiting);
 }
 
 void hf_engine_ref(struct hf_engine *engine)

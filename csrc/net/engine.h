@@ -39,7 +39,7 @@ enum hf_worker {
 };
 
 struct hf_lane_state {
-	struct hf_link urgent, normal; /* ops that wait for their turn */
+	struct hf_link waiting; /* ops, for their turn */
 	size_t flying;
 };
 

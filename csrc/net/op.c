@@ -214,11 +214,10 @@ void hf_op_drop(struct hf_op *op)
 
 /* ---- for kinds, on the thread --------------------------------------------------------------- */
 
-enum hf_step hf_op_send(struct hf_op *op, enum hf_lane lane, bool urgent)
+enum hf_step hf_op_send(struct hf_op *op, enum hf_lane lane)
 {
 	hf_link_remove(&op->place);
 	op->lane = lane;
-	op->urgent = urgent;
 	return HF_SEND;
 }
 

@@ -70,7 +70,6 @@ struct hf_op {
 
 	enum hf_op_state state; /* thread */
 	enum hf_lane lane; /* thread */
-	bool urgent; /* thread: goes before others of its lane */
 	bool broken; /* thread: the last request got no answer */
 	bool fresh; /* thread: the next request wants a new connection */
 	struct hf_link all; /* thread: engine->ops */
@@ -111,7 +110,7 @@ bool hf_fd_wait(int fd, int64_t timeout, struct hf_error *err);
 /* ---- for kinds, on the thread ---- */
 
 /* Queues for a request. Answers HF_SEND. */
-enum hf_step hf_op_send(struct hf_op *op, enum hf_lane lane, bool urgent);
+enum hf_step hf_op_send(struct hf_op *op, enum hf_lane lane);
 /* Sleeps until at. Answers HF_SLEEP. */
 enum hf_step hf_op_sleep(struct hf_op *op, int64_t at);
 /* Sleeps until at, or until the list it waits on is woken (hf_wake_*). Answers HF_SLEEP. */

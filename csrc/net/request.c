@@ -30,7 +30,7 @@ static void describe(struct hf_error *result, const struct request *r, const str
 
 static enum hf_step request_next(struct hf_op *op)
 {
-	return hf_op_send(op, HF_USER, false);
+	return hf_op_send(op, HF_USER);
 }
 
 static bool request_ready(struct hf_op *op, struct hf_http *http)

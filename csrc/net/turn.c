@@ -31,9 +31,7 @@ static void retire(struct hf_op *op)
 
 static void enqueue(struct hf_op *op)
 {
-	struct hf_lane_state *lane = &op->engine->lanes[op->lane];
-
-	hf_link_append(op->urgent ? &lane->urgent : &lane->normal, &op->place);
+	hf_link_append(&op->engine->lanes[op->lane].waiting, &op->place);
 	op->state = HF_QUEUED;
 }
 
@@ -239,10 +237,8 @@ static void launch_all(struct hf_engine *engine)
 		struct hf_lane_state *lane = &engine->lanes[i];
 
 		while (lane->flying < limits[i]) {
-			struct hf_link *link = hf_link_first(&lane->urgent);
+			struct hf_link *link = hf_link_first(&lane->waiting);
 
-			if (!link)
-				link = hf_link_first(&lane->normal);
 			if (!link)
 				break;
 			launch(HF_OF(struct hf_op, place, link));

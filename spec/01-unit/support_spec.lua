@@ -509,6 +509,44 @@ describe("the fake Consul server", function()
     end)
   end)
 
+  it("says of transactions on many keys what Consul says", function()
+    local keys = {}
+    for i = 1, 3 do keys[i] = helper.unique_key() end
+    local name = keys[1]:match("^[^/]*")
+    compare(function(ask)
+      local function session(delay)
+        local options = ("{\"Name\":%q,\"LockDelay\":%q}"):format(name, delay)
+        return ask("PUT", "/v1/session/create", nil, options):match("%x+%-[%x-]+")
+      end
+      local function txn(...) return ask("PUT", "/v1/txn", nil, "[" .. table.concat({ ... }, ",") .. "]") end
+      local function with(id) return (",\"Session\":%q,%s,\"Value\":\"YQ==\""):format(id, FLAGS) end
+      local function at(text) return ",\"Index\":" .. text:match("\"ModifyIndex\": ?(%d+)") end
+      local nobody = ",\"Index\":1"
+      local mine, other = session("5s"), session("5s")
+      local gone = mine:gsub("^%x%x%x", "fff")
+      local taken = txn(operation("check-not-exists", keys[1]), operation("lock", keys[1], with(mine)),
+        operation("check-not-exists", keys[2]), operation("lock", keys[2], with(mine)))
+      txn(operation("get", keys[1]), operation("get", keys[3]), operation("get", keys[2]))
+      txn(operation("get", keys[1]), operation("get", keys[2]))
+      txn(operation("check-not-exists", keys[3]), operation("lock", keys[3], with(mine)),
+        operation("check-index", keys[1], nobody), operation("unlock", keys[1], with(mine)),
+        operation("lock", keys[2], with(other)), operation("lock", keys[2], with(gone)))
+      txn(operation("delete-cas", keys[1], nobody), operation("delete-cas", keys[3], nobody))
+      local freed = txn(operation("check-index", keys[1], at(taken)), operation("unlock", keys[1], with(mine)),
+        operation("check-not-exists", keys[3]), operation("lock", keys[3], with(mine)))
+      txn(operation("delete-cas", keys[1], at(freed)), operation("check-not-exists", keys[1]))
+      txn(operation("delete-cas", keys[1], at(freed)))
+      ask("PUT", "/v1/session/destroy/" .. mine)
+      -- Within the lock-delay of two of them: nothing else is looked at, not even a session that is not there.
+      txn(operation("lock", keys[2], with(other)), operation("check-index", keys[2], nobody),
+        operation("lock", keys[1], with(gone)), operation("lock", keys[3], with(other)))
+      local many = {}
+      for i = 1, 65 do many[i] = operation("check-not-exists", keys[1]) end
+      txn((table.unpack or unpack)(many)) -- luacheck: ignore
+      ask("PUT", "/v1/session/destroy/" .. other)
+    end)
+  end)
+
   it("says of sessions what Consul says, as far as holdfast listens", function()
     local function heard(ask, ...)
       local session = json.decode(ask(...))

@@ -325,8 +325,7 @@ describe("a lock of a server that makes trouble", function()
   end)
 
   it("has the token of the transaction", function()
-    server:rule(fake.on(fake.TXN, { status = 200, body = "{\"Results\":[{\"KV\":{\"ModifyIndex\":4711}}]}" },
-      { first = true }))
+    server:rule(fake.on(fake.TXN, fake.written("k", 4711), { first = true }))
     assert(lock:lock(0))
     assert.are.equal(4711, lock:token())
   end)

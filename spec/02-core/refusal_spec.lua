@@ -128,8 +128,10 @@ describe("an unlock", function()
     assert(lock:lock(30))
     server:forget()
     server:rule({ first = true, match = fake.KEY, times = 2, hold = true })
-    for i = 1, 50 do ops[i] = assert(assert(client:lock("k" .. i)):start_lock()) end
-    assert(server:wait_for(fake.KEY, 2, helper.seconds(5)))
+    for i = 1, 50 do
+      ops[i] = assert(assert(client:lock("k" .. i)):start_lock())
+      if i <= 2 then assert(server:wait_for(fake.KEY, i, helper.seconds(5))) end
+    end
     local unlock = assert(lock:start_unlock(helper.seconds(5)))
     server:release()
     assert.is_true(result(unlock))
@@ -137,7 +139,7 @@ describe("an unlock", function()
     for i, entry in ipairs(server:log("^%u+ /v1/[kt][vx]")) do
       if entry.body:find("\"Verb\":\"unlock\"", 1, true) then before = i - 1 end
     end
-    assert.is_true(before <= 3, before .. " commands before it") -- two go out together when the two have been answered
+    assert.is_true(before <= 3, before .. " commands before it") -- those two, and one of the others' reads
     for i = 1, 50 do assert.is_true(result(ops[i])) end
   end)
 end)

@@ -186,25 +186,11 @@ static inline void fake_describe(struct fake_answer *a, const struct fake_key *k
 	fake_print(a, ",\"ModifyIndex\":%u}", key->changed);
 }
 
-static inline void fake_delete(struct fake_key *key, const char *path, struct fake_answer *a)
-{
-	bool moved = strstr(path, "cas=") &&
-		     (!key->exists || key->changed != fake_number(path, "cas="));
-
-	if (!moved && key->exists)
-		fake_change(key, "", false);
-	fake_print(a, moved ? "false" : "true");
-}
-
-static inline int fake_on_key(const char *method, const char *path, struct fake_answer *a)
+static inline int fake_on_key(const char *path, struct fake_answer *a)
 {
 	struct fake_key *key = fake_key(path, strcspn(path, "? "));
 	unsigned index = fake_number(path, "index=");
 
-	if (!strcmp(method, "DELETE")) {
-		fake_delete(key, path, a);
-		return 200;
-	}
 	if (index && key->changed <= index)
 		return 0;
 	a->index = key->changed ? key->changed : fake.index;
@@ -302,6 +288,22 @@ static inline void fake_write(const struct fake_op *op, unsigned index, struct f
 	}
 }
 
+/* What is absent is as good as deleted. */
+static inline void fake_delete(const struct fake_op *op, unsigned index, struct fake_answer *wrong)
+{
+	struct fake_key *key = op->key;
+
+	if (!key->exists)
+		return;
+	if (key->changed != op->index) {
+		fake_print(wrong, "failed to delete key " FAKE_NAMED ", index is stale", key->name);
+		return;
+	}
+	key->holder[0] = '\0';
+	key->exists = false;
+	key->changed = index;
+}
+
 /* Carries out one operation. Answers false when Consul knows no such thing. */
 static inline bool fake_operate(const struct fake_op *op, unsigned index, struct fake_answer *wrong)
 {
@@ -310,6 +312,8 @@ static inline bool fake_operate(const struct fake_op *op, unsigned index, struct
 		fake_check(op, wrong);
 	else if (!strcmp(op->verb, "lock") || !strcmp(op->verb, "unlock"))
 		fake_write(op, index, wrong);
+	else if (!strcmp(op->verb, "delete-cas"))
+		fake_delete(op, index, wrong);
 	else if (strcmp(op->verb, "get"))
 		return false;
 	else if (!op->key->exists)
@@ -342,7 +346,7 @@ static inline int fake_on_txn(const char *body, struct fake_answer *a)
 		if (wrong.len) {
 			fake_print(&errors, "%s{\"OpIndex\":%d,\"What\":\"%s\"}",
 				   errors.len ? "," : "", count, wrong.body);
-		} else if (strcmp(op.verb, "check-not-exists")) {
+		} else if (op.key->exists) {
 			fake_print(&results, "%s{\"KV\":", results.len ? "," : "");
 			fake_describe(&results, op.key);
 			fake_print(&results, "}");
@@ -352,9 +356,14 @@ static inline int fake_on_txn(const char *body, struct fake_answer *a)
 		memcpy(fake.keys, before, sizeof before);
 	else if (memcmp(fake.keys, before, sizeof before))
 		fake.index++;
-	if (!known || count > FAKE_TXN_MAX) {
+	if (count > FAKE_TXN_MAX) {
+		fake_print(a, "Transaction contains too many operations (%d > %d)", count,
+			   FAKE_TXN_MAX);
+		return 413;
+	}
+	if (!known) {
 		fake_print(a, "Failed to parse body");
-		return count > FAKE_TXN_MAX ? 413 : 400;
+		return 400;
 	}
 	if (errors.len)
 		fake_print(a, "{\"Results\":null,\"Errors\":[%s]}", errors.body);
@@ -366,15 +375,15 @@ static inline int fake_on_txn(const char *body, struct fake_answer *a)
 /* Answers as Consul would. */
 static inline int fake_default(const char *request, const char *body, struct fake_answer *a)
 {
-	char method[8] = "", path[4000] = "", verb[16] = "";
+	char path[4000] = "", verb[16] = "";
 
-	sscanf(request, "%7s %3999s", method, path);
+	sscanf(request, "%*s %3999s", path);
 	sscanf(path, "/v1/session/%15[a-z]", verb);
 	if (verb[0])
 		return fake_on_session(verb, path + strlen("/v1/session//") + strlen(verb), body,
 				       a);
 	if (!strncmp(path, "/v1/kv/", 7))
-		return fake_on_key(method, path + 7, a);
+		return fake_on_key(path + 7, a);
 	if (!strncmp(path, "/v1/txn", 7))
 		return fake_on_txn(body, a);
 	fake_print(a, "hello");

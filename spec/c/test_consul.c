@@ -175,14 +175,6 @@ static void escapes_keys_in_urls(void)
 	SENDS("GET", BASE "/v1/kv/a%20b/100%25/what%3F/%231%2B2%263%3D4/%C3%A4/", NULL);
 }
 
-static void deletes_a_key_unless_it_has_changed(void)
-{
-	hf_kv_delete(empty(), &plain, "a b?", 99);
-	SENDS("DELETE", BASE "/v1/kv/a%20b%3F?cas=99", NULL);
-	hf_kv_delete(empty(), &elsewhere, "k", UINT64_MAX);
-	SENDS("DELETE", BASE "/consul/v1/kv/k?" ELSEWHERE "&cas=18446744073709551615", NULL);
-}
-
 static void txn(const struct hf_consul *consul, const struct hf_txn_op *ops, size_t count)
 {
 	hf_txn_begin(empty(), consul, false);
@@ -237,6 +229,17 @@ static void unlocks_what_has_not_changed(void)
 	      "\"Index\":18446744073709551615}},"
 	      "{\"KV\":{\"Verb\":\"unlock\",\"Key\":\"k\",\"Session\":\"" SID "\"," FLAGS
 	      ",\"Value\":\"dg==\"}}]");
+}
+
+static void deletes_a_key_unless_it_has_changed(void)
+{
+	const struct hf_txn_op op = {
+		.verb = HF_DELETE, .key = "k", .session = SID, .index = UINT64_MAX};
+
+	txn(&plain, &op, 1);
+	SENDS("PUT", BASE "/v1/txn",
+	      "[{\"KV\":{\"Verb\":\"delete-cas\",\"Key\":\"k\","
+	      "\"Index\":18446744073709551615}}]");
 }
 
 static void makes_sure_by_locking_and_unlocking(void)
@@ -433,16 +436,23 @@ static enum hf_verdict read_key(void)
 	return hf_kv_read(&http, &plain, &kv, &err);
 }
 
-static enum hf_verdict read_delete(void)
+/* One part of three operations, on the key "k". */
+static enum hf_verdict read_part(struct hf_kv *kv)
 {
-	return hf_kv_read_delete(&http, &plain, &err);
+	struct hf_txn_reply parts;
+	enum hf_verdict verdict = hf_txn_open(&parts, &http, &plain, 3, &err);
+
+	if (verdict == HF_V_OK)
+		verdict = hf_txn_read_part(&parts, "k", 0, 3, kv, &err);
+	hf_txn_close(&parts);
+	return verdict;
 }
 
 static enum hf_verdict read_write(void)
 {
-	uint64_t index;
+	struct hf_kv kv;
 
-	return hf_txn_read_write(&http, &plain, &index, &err);
+	return read_part(&kv);
 }
 
 static enum hf_verdict read_checks(void)
@@ -461,8 +471,7 @@ static enum hf_verdict read_gets(void)
 }
 
 static enum hf_verdict (*const readers[])(void) = {
-	read_session, read_look,  read_destroy, read_key,
-	read_delete,  read_write, read_checks,	read_gets,
+	read_session, read_look, read_destroy, read_key, read_write, read_checks, read_gets,
 };
 
 static void every_reader(long status, const char *body, enum hf_verdict want, enum hf_err code)
@@ -601,7 +610,7 @@ static void reads_the_index_of_a_reply(void)
 static void a_message_quotes_the_first_line_of_a_body(void)
 {
 	reply(500, "No\x1b[31m leader\nsecond line");
-	SAYS(read_delete(), HF_V_AGAIN, HF_HTTP);
+	SAYS(read_destroy(), HF_V_AGAIN, HF_HTTP);
 	CHECK_STR(err.message, BASE ": HTTP status 500: No?[31m leader");
 }
 
@@ -611,7 +620,7 @@ static void a_message_about_a_long_body_is_cut(void)
 
 	memset(body, 'x', sizeof body - 1);
 	reply(500, body);
-	SAYS(read_delete(), HF_V_AGAIN, HF_HTTP);
+	SAYS(read_destroy(), HF_V_AGAIN, HF_HTTP);
 	CHECK(strlen(err.message) < sizeof err.message - 1);
 	CHECK_HAS(err.message, "xxxx");
 }
@@ -939,18 +948,6 @@ static void a_holder_that_does_not_fit_is_a_holder_still(void)
 	CHECK(verdict != HF_V_OK || kv.session[0]);
 }
 
-static void reads_whether_a_key_was_deleted(void)
-{
-	reply(200, "true\n");
-	SAYS(read_delete(), HF_V_OK, HF_OK);
-	reply(200, "false\n");
-	SAYS(read_delete(), HF_V_MOVED, HF_IN_USE);
-	reply(200, "perhaps");
-	SAYS(read_delete(), HF_V_AGAIN, HF_PROTOCOL);
-	reply(200, "");
-	SAYS(read_delete(), HF_V_AGAIN, HF_PROTOCOL);
-}
-
 /* ---- locks ---- */
 
 #define RESULT(index) \
@@ -959,11 +956,11 @@ static void reads_whether_a_key_was_deleted(void)
 
 static void written(const char *body, uint64_t want)
 {
-	uint64_t index = 0;
+	struct hf_kv kv;
 
 	reply(200, body);
-	SAYS(hf_txn_read_write(&http, &plain, &index, &err), HF_V_OK, HF_OK);
-	CHECK_U64(index, want);
+	SAYS(read_part(&kv), HF_V_OK, HF_OK);
+	CHECK_U64(kv.index, want);
 }
 
 static void the_token_is_the_index_of_the_write(void)
@@ -978,8 +975,8 @@ static void the_last_result_of_a_write_counts(void)
 	written("{\"Results\":[" RESULT("7") "," RESULT("9") "],\"Errors\":null}", 9);
 	written("{\"Results\":[" RESULT("7") "," RESULT("9") "," RESULT("12") "],\"Errors\":null}",
 		12);
-	reply(200, "{\"Results\":[" RESULT("7") ",{}],\"Errors\":null}");
-	SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
+	written("{\"Results\":[" RESULT("7") ",{}],\"Errors\":null}", 0);
+	written("{\"Results\":[" RESULT("7") "," RESULT("-1") "],\"Errors\":null}", 0);
 }
 
 static void refused(const char *what)
@@ -1019,6 +1016,7 @@ static void reads_refusals(const char *prefix, const char *name)
 		 HF_TIMEOUT},
 		{"failed to check index, key \\\"%s\\\" doesn't exist", HF_V_MOVED, HF_TIMEOUT},
 		{"key \\\"%s\\\" exists", HF_V_MOVED, HF_TIMEOUT},
+		{"failed to delete key \\\"%s\\\", index is stale", HF_V_MOVED, HF_IN_USE},
 		{"Permission denied", HF_V_FINAL, HF_DENIED},
 		{"Permission denied: token with AccessorID 'x' lacks permission 'key:write' on "
 		 "\\\"%s\\\"",
@@ -1096,28 +1094,38 @@ static void a_lock_answered_404_is_refused_for_good(void)
 
 static void a_refusal_without_reason_is_final(void)
 {
-	reply(409, "{\"Results\":null,\"Errors\":null}");
-	SAYS(read_write(), HF_V_FINAL, HF_HTTP);
 	reply(409, "{\"Errors\":[{\"OpIndex\":0}]}");
 	SAYS(read_write(), HF_V_FINAL, HF_HTTP);
 	reply(409, "{\"Errors\":[{\"OpIndex\":0,\"What\":5}]}");
 	SAYS(read_write(), HF_V_FINAL, HF_HTTP);
 }
 
-static void a_refusal_that_is_no_json_is_passing_trouble(void)
+static void a_refusal_of_nothing_is_passing_trouble(void)
 {
 	reply(409, "<html>conflict</html>");
 	SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
 	reply(409, "");
 	SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
+	reply(409, "{\"Results\":null,\"Errors\":null}");
+	SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
 	reply(409, "{\"Results\":null,\"Errors\":[{\"OpIndex\":0,\"What\":\"failed to lo");
 	SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
 }
 
-static void a_lock_that_makes_no_sense_is_passing_trouble(void)
+static void a_lock_that_is_no_json_is_passing_trouble(void)
+{
+	static const char *const bodies[] = {"", "<html>",
+					     "{\"Results\":[{\"KV\":{\"ModifyIndex\":12}}]"};
+
+	for (size_t i = 0; i < CHECK_COUNT(bodies); i++) {
+		reply(200, bodies[i]);
+		SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
+	}
+}
+
+static void a_lock_that_makes_no_sense_tells_nothing_of_the_key(void)
 {
 	static const char *const bodies[] = {
-		"",
 		"{}",
 		"[]",
 		"true",
@@ -1127,15 +1135,167 @@ static void a_lock_that_makes_no_sense_is_passing_trouble(void)
 		"{\"Results\":{}}",
 		"{\"Results\":[{}]}",
 		"{\"Results\":[{\"KV\":{}}]}",
-		"{\"Results\":[{\"KV\":{\"ModifyIndex\":-1}}]}",
-		"{\"Results\":[{\"KV\":{\"ModifyIndex\":12}}]",
-		"<html>",
+		"{\"Results\":[{\"KV\":{\"Key\":\"k\",\"ModifyIndex\":-1}}]}",
+		"{\"Results\":[{\"KV\":{\"Key\":5," FLAGS ",\"ModifyIndex\":\"12\"}}]}",
 	};
+	struct hf_kv kv;
 
 	for (size_t i = 0; i < CHECK_COUNT(bodies); i++) {
 		reply(200, bodies[i]);
-		SAYS(read_write(), HF_V_AGAIN, HF_PROTOCOL);
+		SAYS(read_part(&kv), HF_V_OK, HF_OK);
+		CHECK(!kv.exists);
 	}
+}
+
+/* ---- many keys in one reply ---- */
+
+#define RESULT_OF(key, index) \
+	"{\"KV\":{\"Key\":\"" key "\"," FLAGS ",\"Value\":null,\"ModifyIndex\":" index "}}"
+
+static struct hf_txn_reply parts;
+
+static enum hf_verdict open_parts(long status, const char *body, size_t count)
+{
+	hf_txn_close(&parts);
+	reply(status, body);
+	return hf_txn_open(&parts, &http, &plain, count, &err);
+}
+
+static enum hf_verdict part_at(const char *key, size_t first, size_t count, struct hf_kv *kv)
+{
+	return hf_txn_read_part(&parts, key, first, count, kv, &err);
+}
+
+static void close_parts(void)
+{
+	hf_txn_close(&parts);
+	parts = (struct hf_txn_reply){0};
+}
+
+static void each_part_has_its_own_index(void)
+{
+	struct hf_kv kv;
+
+	SAYS(open_parts(
+		     200,
+		     "{\"Results\":[" RESULT_OF("a", "7") "," RESULT_OF(
+			     "a",
+			     "9007199254740993") "," RESULT_OF("c\\u003cd\\\"",
+							       "5") "," RESULT_OF("c\\u003cd\\\"",
+										  "1844674407370955"
+										  "1615") "],"
+											  "\"Errors"
+											  "\":"
+											  "null}",
+		     5),
+	     HF_V_OK, HF_OK);
+	CHECK(!parts.refused);
+	SAYS(part_at("a", 0, 2, &kv), HF_V_OK, HF_OK);
+	CHECK_U64(kv.index, UINT64_C(9007199254740993));
+	SAYS(part_at("deleted", 2, 1, &kv), HF_V_OK, HF_OK);
+	CHECK(!kv.exists);
+	SAYS(part_at("c<d\"", 3, 2, &kv), HF_V_OK, HF_OK);
+	CHECK_U64(kv.index, UINT64_MAX);
+	close_parts();
+}
+
+/* The first refusal of each: what comes after may follow from it. */
+static void each_part_has_its_own_refusal(void)
+{
+	struct hf_kv kv;
+
+	SAYS(open_parts(
+		     409,
+		     "{\"Results\":null,\"Errors\":["
+		     "{\"OpIndex\":5,\"What\":\"failed to lock key \\\"c\\\" due to lock delay\"},"
+		     "{\"OpIndex\":1,\"What\":\"failed to lock key \\\"a\\\", lock is already "
+		     "held\"},{\"OpIndex\":0,\"What\":\"key \\\"a\\\" exists\"}]}",
+		     6),
+	     HF_V_OK, HF_OK);
+	CHECK(parts.refused);
+	SAYS(part_at("a", 0, 2, &kv), HF_V_MOVED, HF_TIMEOUT);
+	SAYS(part_at("b", 2, 2, &kv), HF_V_OK, HF_OK);
+	CHECK(!kv.exists);
+	SAYS(part_at("c", 4, 2, &kv), HF_V_DELAY, HF_TIMEOUT);
+	close_parts();
+}
+
+/* What an ACL hides is left out, and what comes after it moves up. */
+static void a_result_that_is_missing_is_not_taken_from_others(void)
+{
+	struct hf_kv kv;
+
+	SAYS(open_parts(200, "{\"Results\":[" RESULT_OF("a", "7") "," RESULT_OF("c", "8") "]}", 4),
+	     HF_V_OK, HF_OK);
+	SAYS(part_at("a", 0, 1, &kv), HF_V_OK, HF_OK);
+	CHECK_U64(kv.index, 7);
+	SAYS(part_at("b", 1, 1, &kv), HF_V_OK, HF_OK);
+	CHECK(!kv.exists);
+	SAYS(part_at("c", 2, 1, &kv), HF_V_OK, HF_OK);
+	CHECK_U64(kv.index, 8);
+	SAYS(part_at("d", 3, 1, &kv), HF_V_OK, HF_OK);
+	CHECK(!kv.exists);
+	close_parts();
+}
+
+static void a_part_takes_no_more_results_than_it_has_operations(void)
+{
+	struct hf_kv kv;
+
+	SAYS(open_parts(200,
+			"{\"Results\":[" RESULT_OF("a", "7") "," RESULT_OF("a", "8") "," RESULT_OF(
+				"a", "9") "]}",
+			2),
+	     HF_V_OK, HF_OK);
+	SAYS(part_at("a", 0, 2, &kv), HF_V_OK, HF_OK);
+	CHECK_U64(kv.index, 8);
+	close_parts();
+}
+
+static void a_reply_about_operations_that_were_not_sent_is_passing_trouble(void)
+{
+	static const char *const positions[] = {"2",   "-1", "18446744073709551615", "\"0\"",
+						"1.5", "{}", "9007199254740993",     "null"};
+	char body[200];
+
+	for (size_t i = 0; i < CHECK_COUNT(positions); i++) {
+		snprintf(body, sizeof body,
+			 "{\"Errors\":[{\"OpIndex\":1,\"What\":\"x\"},{\"OpIndex\":%s,\"What\":"
+			 "\"doesn't exist\"}]}",
+			 positions[i]);
+		SAYS(open_parts(409, body, 2), HF_V_AGAIN, HF_PROTOCOL);
+	}
+	close_parts();
+}
+
+static void a_whole_that_is_refused_says_how_many_operations_fit(void)
+{
+	reply(413, "Transaction contains too many operations (65 > 64)");
+	CHECK_INT(hf_txn_limit(&http), 64);
+	reply(413, "Transaction contains too many operations (129 > 128)\n");
+	CHECK_INT(hf_txn_limit(&http), 128);
+	reply(413, "Request body(600044 bytes) too large, max size: 524288 bytes.");
+	CHECK_INT(hf_txn_limit(&http), 0);
+	reply(413, "too many operations > many");
+	CHECK_INT(hf_txn_limit(&http), 0);
+	reply(200, "too many operations (65 > 64)");
+	CHECK_INT(hf_txn_limit(&http), 0);
+	trouble(HF_CONNECT);
+	CHECK_INT(hf_txn_limit(&http), 0);
+}
+
+static void a_body_fits_to_the_byte(void)
+{
+	hf_txn_begin(empty(), &plain, false);
+	CHECK(hf_txn_fits(&http));
+	while (http.body.len < 512 * 1024 - 1)
+		hf_buf_add(&http.body, " ", 1);
+	CHECK(hf_txn_fits(&http));
+	hf_buf_add(&http.body, " ", 1);
+	CHECK(!hf_txn_fits(&http));
+	hf_buf_cut(&http.body, 512 * 1024 - 1);
+	CHECK(hf_txn_fits(&http));
+	CHECK_INT(strlen(http.body.data), 512 * 1024 - 1);
 }
 
 /* ---- audits ---- */
@@ -1365,7 +1525,6 @@ static const struct check_test tests[] = {
 	TEST(a_key_that_makes_no_sense_is_passing_trouble),
 	TEST(a_truncated_key_is_passing_trouble),
 	TEST(a_holder_that_does_not_fit_is_a_holder_still),
-	TEST(reads_whether_a_key_was_deleted),
 	TEST(the_token_is_the_index_of_the_write),
 	TEST(the_last_result_of_a_write_counts),
 	TEST(tells_the_refusals_of_a_lock_apart),
@@ -1375,8 +1534,16 @@ static const struct check_test tests[] = {
 	TEST(a_dead_session_is_known_from_a_500_too),
 	TEST(a_lock_answered_404_is_refused_for_good),
 	TEST(a_refusal_without_reason_is_final),
-	TEST(a_refusal_that_is_no_json_is_passing_trouble),
-	TEST(a_lock_that_makes_no_sense_is_passing_trouble),
+	TEST(a_refusal_of_nothing_is_passing_trouble),
+	TEST(a_lock_that_is_no_json_is_passing_trouble),
+	TEST(a_lock_that_makes_no_sense_tells_nothing_of_the_key),
+	TEST(each_part_has_its_own_index),
+	TEST(each_part_has_its_own_refusal),
+	TEST(a_result_that_is_missing_is_not_taken_from_others),
+	TEST(a_part_takes_no_more_results_than_it_has_operations),
+	TEST(a_reply_about_operations_that_were_not_sent_is_passing_trouble),
+	TEST(a_whole_that_is_refused_says_how_many_operations_fit),
+	TEST(a_body_fits_to_the_byte),
 	TEST(an_audit_that_finds_nothing_is_good_for_all),
 	TEST(an_audit_names_the_operations_that_failed),
 	TEST(an_audit_of_an_operation_that_was_not_asked_is_passing_trouble),

@@ -43,6 +43,12 @@ function M.pair(session, index)
   return { status = 200, headers = index and { ["x-consul-index"] = index }, body = body:format(M.FLAGS, holder) }
 end
 
+--- The answer to a transaction that has written a key: a rule without match.
+function M.written(key, index)
+  local body = "{\"Results\":[{\"KV\":{\"Key\":%q,\"Flags\":%s,\"ModifyIndex\":%d}}],\"Errors\":null}"
+  return { status = 200, body = body:format(key, M.FLAGS, index) }
+end
+
 --- The answer to a renewal of a session that is not there: a rule without match. No other 404 says that.
 M.NO_SESSION = { status = 404, body = "Session id 'x' not found" }
 

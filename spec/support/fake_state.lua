@@ -13,6 +13,7 @@ State.__index = State
 
 local FIRST_INDEX = 10
 local DELAY, WAIT = 15, 300 -- Consul's defaults
+local MOST = 64 -- operations of a transaction
 
 local PAIR = "{\"LockIndex\":%d,\"Key\":%s,\"Flags\":%d,\"Value\":%s,%s\"CreateIndex\":%d,\"ModifyIndex\":%d}"
 
@@ -171,6 +172,14 @@ verbs["check-not-exists"] = function(self, op)
   return false
 end
 
+-- What is absent is as good as deleted.
+verbs["delete-cas"] = function(self, op)
+  local pair = self:pair(op.Key)
+  if pair and pair.index ~= op.Index then return nil, ("failed to delete key %q, index is stale"):format(op.Key) end
+  if pair then self.touched[op.Key], self.wrote = false, true end
+  return false
+end
+
 verbs["check-session"] = function(self, op)
   local pair = self:pair(op.Key)
   if not pair then return nil, ("failed to check session, key %q doesn't exist"):format(op.Key) end
@@ -218,6 +227,7 @@ end
 function State:txn(_, _, body)
   local ops, results, errors = {}, {}, {}
   for i, item in ipairs((json.decode(body))) do ops[i] = item.KV end
+  if #ops > MOST then return 413, ("Transaction contains too many operations (%d > %d)"):format(#ops, MOST) end
   local delayed = self:delayed(ops)
   if delayed then return refusals(delayed) end
   local transaction = setmetatable({ state = self, touched = {} }, Transaction)
