@@ -461,6 +461,13 @@ static void note_copies(struct acquire *a)
 		a->hold->copies_make = true;
 }
 
+/* A try that waits to go once more, and will not. */
+static void note_sent(struct acquire *a)
+{
+	if (a->phase == TRY && a->part.resent)
+		note_copies(a);
+}
+
 static enum hf_step in_vain(struct acquire *a, const struct hf_error *err)
 {
 	struct hf_key *key = key_of(a);
@@ -572,10 +579,10 @@ static size_t acquire_fill(struct hf_op *op, struct hf_http *http)
 {
 	struct acquire *a = (struct acquire *)op;
 
-	if (a->part.resent && a->phase == TRY)
-		note_copies(a);
-	if (a->why || hf_session_over(session_of(a)))
+	if (a->why || hf_session_over(session_of(a))) {
+		note_sent(a);
 		return 0;
+	}
 	return a->phase == TRY ? fill_try(a, http) : hf_batch_look(http, key_of(a));
 }
 
@@ -617,8 +624,7 @@ static enum hf_step acquire_cancel(struct hf_op *op, enum hf_err why)
 	}
 	if (why == HF_TIMEOUT && !a->last_code && a->phase != TURN)
 		note(a, HF_TIMEOUT, "no answer in the time given");
-	if (a->phase == TRY && a->part.resent)
-		note_copies(a);
+	note_sent(a);
 	if (a->phase != TRY || !a->part.batch)
 		return leave(a, why);
 	/* A try in flight is waited for: giving it up leaves the outcome unknown. */
