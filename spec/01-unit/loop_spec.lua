@@ -320,10 +320,10 @@ describe("the loop on poll(2)", function()
   it("waits on the clock of the core, and no longer than it should", function()
     local before = core.now()
     loop_module.run(function()
-      for _ = 1, 1000 do loop_module.spawn(loop_module.sleep, 0.001) end
+      for _ = 1, 1000 do loop_module.spawn(loop_module.sleep, 0.05) end
     end)
     local took = core.now() - before
-    assert.is_true(took >= 0.001 and took < 2)
+    assert.is_true(took >= 0.05 and took < 20) -- one after the other they would take 50 s
   end)
 
   it("is known inside and not outside", function()
