@@ -46,7 +46,11 @@ struct life {
 	bool guarded, monitored, external, own;
 	bool contended; /* somebody has the key at first */
 	bool unanswered; /* the try that takes it is not answered */
+	bool several; /* locks at once, whose transactions are shared */
+	bool refused; /* the first of these, because of one of them */
 };
+
+#define SEVERAL 5
 
 #define EXTERNAL "5e551014-0000-0000-0000-000000000077"
 
@@ -135,6 +139,61 @@ static void with_a_lock(const struct life *life)
 		allowed(life, "destroy", err.code);
 }
 
+/* What is to be done with one of several locks. */
+typedef enum hf_err start_fn(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
+			     struct hf_error *err);
+
+/* Does it with all at once that are there, and forgets those with which it does not succeed. */
+static void at_once(const struct life *life, const char *call, start_fn *start,
+		    struct hf_lock **locks)
+{
+	struct hf_op *ops[SEVERAL] = {NULL};
+
+	for (int i = 0; i < SEVERAL; i++)
+		if (locks[i] && start(locks[i], life->timeout, &ops[i], &err))
+			allowed(life, call, err.code);
+	for (int i = 0; i < SEVERAL; i++) {
+		if (ops[i] && !finish(ops[i]))
+			continue;
+		if (ops[i])
+			allowed(life, call, err.code);
+		hf_lock_drop(locks[i]);
+		locks[i] = NULL;
+	}
+}
+
+static void with_several_locks(const struct life *life)
+{
+	struct hf_lock *locks[SEVERAL] = {NULL};
+
+	for (int i = 0; i < SEVERAL; i++) {
+		char key[] = {'s', (char)('0' + i), '\0'};
+		const struct hf_lock_opts lock_opts = {.key = key, .value = "v", .value_len = 1};
+
+		if (hf_lock_new(client, &lock_opts, &locks[i], &err))
+			CHECK_INT(err.code, HF_NOMEM);
+	}
+	if (life->refused)
+		fake_on("check-not-exists", 1,
+			"409 {\"Errors\":[{\"OpIndex\":1,\"What\":\"lock is already held\"}]}");
+	/* They all wait for the session, so what follows on that goes together. */
+	at_once(life, "acquire", hf_lock_acquire, locks);
+	if (!life->n) { /* one look and one write; the others once more, and then the refused one */
+		CHECK_INT(fake_seen("\"get\""), 1);
+		CHECK_INT(fake_seen("check-not-exists"), life->refused ? 3 : 1);
+	}
+	at_once(life, "release", hf_lock_release, locks);
+	at_once(life, "destroy", hf_lock_destroy, locks);
+	for (int i = 0; i < SEVERAL; i++)
+		hf_lock_drop(locks[i]);
+}
+
+static bool all_are_free(void)
+{
+	return !fake_held("k") && !fake_held("s0") && !fake_held("s1") && !fake_held("s2") &&
+	       !fake_held("s3") && !fake_held("s4");
+}
+
 /* Answers false when nothing failed: the end has been reached. */
 static bool live(const struct life *life)
 {
@@ -158,7 +217,10 @@ static bool live(const struct life *life)
 	} else if (hf_lock_new(client, &lock_opts, &lock, &err)) {
 		CHECK_INT(err.code, HF_NOMEM);
 	} else {
-		with_a_lock(life);
+		if (life->several)
+			with_several_locks(life);
+		else
+			with_a_lock(life);
 		/* Saying goodbye without memory is tried for three seconds. */
 		allowed(life, "close", close_client(client, !life->lasting));
 	}
@@ -166,7 +228,7 @@ static bool live(const struct life *life)
 	hf_alloc_fail(0, 0);
 	close_all();
 	if (!life->lasting)
-		check_that(!fake_held("k"), __FILE__, __LINE__, "the key is free afterwards");
+		check_that(all_are_free(), __FILE__, __LINE__, "the keys are free afterwards");
 	return failed;
 }
 
@@ -266,6 +328,21 @@ static void one_failure_of_a_waiter_is_made_good_by_another_look(void)
 static void one_failure_with_a_try_that_is_not_answered_is_survived(void)
 {
 	live_through((struct life){.timeout = 10000, .unanswered = true});
+}
+
+static void one_failure_among_several_locks_is_survived(void)
+{
+	live_through((struct life){.several = true});
+}
+
+static void one_failure_among_several_locks_is_made_good_by_another_try(void)
+{
+	live_through((struct life){.timeout = 5000, .several = true, .refused = true});
+}
+
+static void lasting_failure_among_several_locks_ends_in_time(void)
+{
+	live_through((struct life){.lasting = true, .timeout = 20, .several = true});
 }
 
 static void lasting_failure_of_a_waiter_ends_in_time(void)
@@ -400,6 +477,9 @@ static const struct check_test tests[] = {
 	TEST(one_failure_with_a_session_of_its_own_is_survived),
 	TEST(one_failure_of_a_waiter_is_made_good_by_another_look),
 	TEST(one_failure_with_a_try_that_is_not_answered_is_survived),
+	TEST(one_failure_among_several_locks_is_survived),
+	TEST(one_failure_among_several_locks_is_made_good_by_another_try),
+	TEST(lasting_failure_among_several_locks_ends_in_time),
 	TEST(lasting_failure_of_a_waiter_ends_in_time),
 	TEST(lasting_failure_is_survived),
 	TEST(lasting_failure_ends_in_time),
