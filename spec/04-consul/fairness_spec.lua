@@ -82,8 +82,8 @@ describe("a key that one waits for", function()
     return list[math.ceil(#list / 4)]
   end
 
-  -- By the lower quartile, which a busy machine does not move much, and beside what is sent at once for sure: the unlock,
-  -- when the lock has been answered. A pause of up to 50 ms before the first try would show.
+  -- By the lower quartile, which a busy machine does not move much, and beside what is sent at once for sure: the
+  -- unlock, when the lock has been answered. A pause of up to 50 ms before the first try would show.
   it("is tried at once when it is released", function()
     local proxy = helper.proxy()
     local client = helper.client({ address = proxy:address() })
