@@ -30,8 +30,8 @@ end
 -- What an acquire that is to end waits for its try's answer, seconds.
 local PATIENCE = 0.5
 
--- Closing has a bound of 3 s, a request one of 10 s.
-local BOUND = 8
+-- Closing has a bound of 3 s, a request one that is longer than any wait here.
+local BOUND = 20
 
 local function seconds_of(fn, ...)
   local start = socket.gettime()
@@ -45,7 +45,7 @@ describe("a lock through a proxy", function()
     proxy = helper.proxy()
     key = helper.unique_key()
     name = key:gsub("/", "-")
-    client = helper.client({ address = proxy:address(), session = { name = name, ttl = "60s" } })
+    client = helper.client({ address = proxy:address(), timeout = 240, session = { name = name, ttl = "60s" } })
     lock = assert(client:lock(key))
   end)
   after_each(function()
