@@ -85,9 +85,9 @@ layers: deps ## who may include, require and call what
 model: deps ## proves the lock protocol with spin, and that the proof can fail
 	@bash model/run
 
-bench: deps ## microseconds per lock+unlock beside plain libcurl
-	@$(MAKE) ABIS=5.4 all $(O)/bench/cycle
-	@$(call with_consul,env $(LUA_ENV) bench/cycle)
+bench: deps ## holdfast beside Go's client and raw libcurl; QUICK=1: a smoke test; SVG=FILE: a picture
+	@$(MAKE) all $(O)/bench/raw
+	@$(call with_consul,env $(LUA_ENV) QUICK="$(QUICK)" SVG="$(SVG)" ONLY="$(ONLY)" bench/run)
 
 install: $(O)/$(firstword $(ABIS))/holdfast/core.so ## into PREFIX for Lua 5.4 (for 5.1: ABIS=5.1)
 	install -D -m 755 $< $(DESTDIR)$(PREFIX)/lib/lua/$(firstword $(ABIS))/holdfast/core.so
@@ -129,9 +129,9 @@ $(O)/c/%: spec/c/%.c $(CORE_TEST) $(O)/flags
 	$(call say,LD)$(COMPILE) -MT $@ -MF $@.d -DHF_TEST_ALLOC -o $@ $< $(CORE_TEST) \
 		$(LDFLAGS) $(LIBS)
 
-$(O)/bench/%: bench/%.c $(O)/flags
+$(O)/bench/raw: $(wildcard bench/raw/*.[ch]) $(O)/flags
 	@mkdir -p $(@D)
-	$(call say,LD)$(COMPILE) -o $@ $< $(LDFLAGS) -lcurl
+	$(call say,LD)$(LINK) -o $@ $(filter %.c,$^) -lcurl
 
 $(O)/unpreload.so: .ci/unpreload.c
 	$(call say,LD)$(CC) -shared -fPIC -o $@ $<
