@@ -63,7 +63,7 @@ function M.tables(size)
 end
 
 --- The order of contenders in a table.
-M.ORDER = { "lua54", "lua54new", "luajit", "easy", "multi", "batch", "go", "go64", "goshared", "goshared64" }
+M.ORDER = { "lua54", "lua54new", "luajit", "easy", "multi", "batch", "go", "gofew", "goshared", "gosharedfew" }
 
 -- ---- aims -----------------------------------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ function M.aims(results)
   slower("one after another: time / raw libcurl's", "cycle", "us", "easy", 1.15)
   slower("one after another: CPU / raw libcurl's", "cycle", "cpu_us", "easy", 1.5)
   faster(("%d at once: Go's time / holdfast's"):format(size.width), "go", 16)
-  faster(("%d at once: the same, Go's 64 at once"):format(size.width), "go64", 16)
+  faster(("%d at once: the same, Go's 48 at once"):format(size.width), "gofew", 16)
   slower("guarded POST: time / raw libcurl's", "post", "us", "easy", 1.5)
   slower("64 guarded POSTs at once: time / raw multi's", "posts", "us", "multi", 1.5)
   add(("%d processes, one key: hand-offs / the raw loop's"):format(size.processes), "×", { at_least = 0.95 },

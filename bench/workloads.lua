@@ -16,6 +16,8 @@ local receivers = require("bench.receiver")
 
 local M = {}
 
+local FEW = 48
+
 local client = assert(holdfast.new())
 local address = assert(os.getenv("CONSUL_HTTP_ADDR"), "CONSUL_HTTP_ADDR is not set: run make bench")
 local port = tonumber(address:match(":(%d+)$"))
@@ -82,14 +84,15 @@ local function rounds(bench, workload, count, ids, fn)
   bench.samples[workload] = samples
 end
 
--- Asks for locks of the keys that begin with prefix, and compares what is claimed with what Consul has counted. What
--- was refused may have been carried out.
+-- Asks for locks of the keys that begin with prefix, and compares what is claimed with what Consul has counted. A lock
+-- that was refused may have been carried out; and after an unlock that was refused Go's client with one session finds
+-- the key its own, which Consul does not count.
 local function locks(bench, contender, prefix, ...)
   local before = seen(prefix)
   local answer = contender:ask(...)
   local after, held = seen(prefix)
   local refused = answer.refused or 0
-  bench.check(after - before >= answer.locks and after - before <= answer.locks + refused,
+  bench.check(math.abs(after - before - answer.locks) <= refused,
     ("%s says that it locked %d times (%d refused), Consul counted %d"):format(
       contender.name, answer.locks, refused, after - before))
   bench.check(held == 0 or refused > 0, ("%s left %d keys locked"):format(contender.name, held))
@@ -123,14 +126,14 @@ function M.cycle(bench)
 end
 
 -- Go's client is refused when all are at once: each lock takes two connections and more, and an agent has 200. So it
--- runs with 64 at once as well, which it does best.
+-- is also measured with as many at once as fit.
 function M.many(bench)
   local size = bench.size
-  local ids = { "lua54", "luajit", "go", "go64", "goshared64", "multi", "batch" }
+  local ids = { "lua54", "luajit", "go", "gofew", "gosharedfew", "multi", "batch" }
   rounds(bench, "many", size.many_rounds, ids, function(id, contender)
     local prefix = "bench/many/" .. id .. "/"
     return locks(bench, contender, prefix, id == "batch" and "batch" or "many", size.many, size.width, prefix,
-      id:find("64$") and 64 or size.width)
+      id:find("few$") and FEW or size.width)
   end)
 end
 
