@@ -74,8 +74,8 @@ valgrind: deps ## the same under valgrind memcheck
 	@$(call run_specs,valgrind)
 
 lint: deps ## luacheck, clang-format, function length, warnings of gcc and clang, rockspec
-	@$(MAKE) O=build/lint/gcc CC=gcc all ctests
-	@$(MAKE) O=build/lint/clang CC=clang all ctests
+	@$(MAKE) O=build/lint/gcc CC=gcc all ctests build/lint/gcc/bench/raw
+	@$(MAKE) O=build/lint/clang CC=clang all ctests build/lint/clang/bench/raw
 	@.ci/lint
 
 layers: deps ## who may include, require and call what
