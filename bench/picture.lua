@@ -55,6 +55,7 @@ function M.draw(results)
   out('<text x="%d" y="20" text-anchor="middle">aim</text>', LEFT + AIM)
   out('<text class="small" x="%d" y="20" text-anchor="end">≤: shorter is better   </text>', LEFT + AIM - 30)
   out('<text class="small" x="%d" y="20">≥: longer is better</text>', LEFT + AIM + 30)
+  out('<text class="small" x="%d" y="20" text-anchor="end">twice the aim, or more</text>', RIGHT)
   for i, row in ipairs(rows) do draw_row(out, row, TOP - ROW / 2 + (i - 1) * ROW) end
   out('<path class="aim" d="M%d 28V%d"/>', LEFT + AIM, bottom - 8)
   out('<text class="small" x="10" y="%d">%s</text>', bottom + 20, escape(aims.machine(results)))
