@@ -72,7 +72,7 @@ local function heap_remove(heap, entry)
 end
 
 -- Waiters: self.fds[fd] and self.ops[id] are lists of entries. Those of self.ops wait for an op of the core, which needs
--- no descriptor here: the loop does the work of its client while it waits (core.set).
+-- no descriptor: the loop does the work of its client while it waits (core.set).
 
 local function forget_place(self, entry)
   local places, key = entry.places, entry.key
