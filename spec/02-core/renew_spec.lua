@@ -103,7 +103,7 @@ describe("the lease of a lock", function()
     server:end_session(fake.id(1)) -- as the server has said
     assert(lock:lock(30))
     assert.are.equal(fake.id(2), lock:session())
-    assert.are.equal(1, server:count(fake.renew(1)))
+    assert.is_true(server:count(fake.renew(1)) <= 4) -- so many may be under way at once
   end)
 
   it("goes on being renewed after two renewals that fail in one turn", function()
@@ -245,12 +245,13 @@ describe("the lease of a lock", function()
   end)
 
   it("ends within a moment when the watch says gone and the renewal agrees", function()
-    hold(60)
+    hold(120)
     assert(server:wait_for(fake.INFO .. ".*index=", 1, helper.seconds(5)))
     assert.are.equal(0, server:count(fake.RENEW))
+    local start = socket.gettime()
     server:end_session(lock:session())
     assert.are.equal("session", reason_of_loss(5))
-    assert.are.equal(1, server:count(fake.RENEW)) -- the next one would be due after 10 s
+    assert.is_true(server:log(fake.RENEW)[1].received - start < 7) -- one is due after 18
   end)
 end)
 
@@ -268,9 +269,10 @@ describe("the session of a lock through a proxy", function()
     assert(lock:lock(helper.seconds(5)))
     assert(proxy:wait_for(fake.INFO .. ".*index=", 1, helper.seconds(5)))
     assert.are.equal(0, proxy:count(fake.RENEW))
+    local start = socket.gettime()
     consul.session.destroy(lock:session())
     assert.are.equal("session", (lock:wait_lost(helper.seconds(5))))
-    assert.are.equal(1, proxy:count(fake.RENEW)) -- the next one would be due after 10 s
+    assert.is_true(proxy:log(fake.RENEW)[1].received - start < 7) -- one is due after 9
     assert.matches("wait=%d%d+ms", proxy:log(fake.INFO .. ".*index=")[1].target)
   end)
 

@@ -203,7 +203,7 @@ describe("in a cluster", function()
     -- that were used a moment ago, so that a lock of them is one write.
     local function prepare_attempts()
       for i = 1, ATTEMPTS, 2 do
-        local client = helper.client({ address = here:address(), timeout = 1, session = { name = name, ttl = "60s" } })
+        local client = helper.client({ address = here:address(), timeout = 3, session = { name = name, ttl = "60s" } })
         local anchor = client:lock(helper.unique_key("anchor"))
         assert(anchor:lock(30))
         attempts.clients[#attempts.clients + 1] = { client = client, anchor = anchor }
