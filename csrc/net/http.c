@@ -185,20 +185,33 @@ static CURLcode set_request(struct hf_http *http)
 	return result;
 }
 
+static void drop_easy(struct hf_http *http)
+{
+	curl_easy_cleanup(http->easy);
+	http->easy = NULL;
+	http->set_up = NULL;
+}
+
+/* What is to stay begins with a new handle: a reset does not tell when memory is out, and leaves
+ * defaults unset. */
 static CURLcode set_up(struct hf_http *http)
 {
-	CURL *easy = http->easy;
+	CURL *easy;
 	CURLcode result;
 
-	http->set_up = NULL;
-	curl_easy_reset(easy);
-	result = set_common(http);
+	if (http->peer)
+		drop_easy(http);
+	if (http->easy)
+		curl_easy_reset(http->easy);
+	else
+		http->easy = curl_easy_init();
+	easy = http->easy;
+	result = easy ? set_common(http) : CURLE_OUT_OF_MEMORY;
 	if (!result && http->peer)
 		result = set_peer(easy, http->peer);
 	else
 		SET(HTTPHEADER, http->headers);
-	if (!result)
-		http->set_up = http->peer;
+	http->set_up = result ? NULL : http->peer;
 	return result;
 }
 
@@ -317,17 +330,11 @@ void *hf_http_owner(CURL *easy)
 	return owner;
 }
 
-static void drop_easy(struct hf_http *http)
-{
-	curl_easy_cleanup(http->easy);
-	http->easy = NULL;
-	http->set_up = NULL;
-}
-
 void hf_http_reset(struct hf_http *http)
 {
-	/* libcurl may have been about to send a password, and sends it with the next request. */
-	if (http->error == HF_NOMEM)
+	/* Who knows what it has kept: when memory is out, the Authorization for the next request.
+	 */
+	if (http->error)
 		drop_easy(http);
 	hf_buf_reset(&http->url);
 	hf_buf_reset(&http->body);
@@ -352,11 +359,6 @@ void hf_http_free(struct hf_http *http)
 	curl_slist_free_all(http->headers);
 	http->headers = NULL;
 	drop_easy(http);
-}
-
-CURL *hf_http_new_easy(void)
-{
-	return curl_easy_init();
 }
 
 void hf_http_free_easy(CURL *easy)

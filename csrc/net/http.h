@@ -55,11 +55,11 @@ struct hf_http {
 bool hf_http_add_header(struct curl_slist **list, const char *line);
 void hf_http_free_headers(struct curl_slist *list);
 
-/* Forgets the last request and reply, keeps memory, and the easy handle unless memory was
- * out. */
+/* Forgets the last request and reply, keeps memory, and the easy handle when there was no
+ * error. */
 void hf_http_reset(struct hf_http *http);
-/* Makes http->easy ready to be added to the multi handle. Counts the connections it opens in
- * *connections. */
+/* Makes http->easy ready to be added to the multi handle; makes one, unless there is one. Counts
+ * the connections it opens in *connections. */
 enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections);
 /* To be called when a transfer ends in whatever way, before its handle is removed. */
 void hf_http_end(struct hf_http *http);
@@ -76,7 +76,6 @@ void *hf_http_owner(CURL *easy);
 /* Frees what is in it, and leaves it empty. */
 void hf_http_free(struct hf_http *http);
 
-CURL *hf_http_new_easy(void);
 void hf_http_free_easy(CURL *easy);
 
 #endif

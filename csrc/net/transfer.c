@@ -25,25 +25,31 @@ void hf_transfer_give(struct hf_op *op, struct hf_http *http)
 	op->engine->spare = http;
 }
 
+/* One that has served another request of the user's, NULL when there is none. */
 static CURL *take_easy(struct hf_engine *engine)
 {
 	CURL *easy = engine->idle;
 
-	if (!easy)
-		return hf_http_new_easy();
-	engine->idle = hf_http_owner(easy);
+	if (easy)
+		engine->idle = hf_http_owner(easy);
 	return easy;
 }
 
-/* A request of the user's goes away, and its easy handle does not, unless memory was out: see
- * hf_http_reset. */
+/* A request of the user's goes away, and its easy handle serves the next one, unless there was an
+ * error: see hf_http_reset. */
 static void give_easy(struct hf_op *op)
 {
-	if (!op->owns_http || !op->http->easy || op->http->error == HF_NOMEM)
+	CURL *easy = op->http->easy;
+
+	if (!op->owns_http || !easy)
 		return;
-	hf_http_own(op->http->easy, op->engine->idle);
-	op->engine->idle = op->http->easy;
 	op->http->easy = NULL;
+	if (op->http->error) {
+		hf_http_free_easy(easy);
+		return;
+	}
+	hf_http_own(easy, op->engine->idle);
+	op->engine->idle = easy;
 }
 
 void hf_transfer_end(struct hf_op *op)
@@ -104,9 +110,9 @@ static bool begin(struct hf_op *op)
 
 	http->fresh = op->fresh;
 	http->guard = op->guard;
-	if (!http->easy)
+	if (op->owns_http)
 		http->easy = take_easy(engine);
-	if (http->easy && (!engine->broken || mend(engine))) {
+	if (!engine->broken || mend(engine)) {
 		if (hf_http_start(http, &engine->connections))
 			return false;
 		hf_http_own(http->easy, op);
