@@ -27,6 +27,12 @@ function M.values(results, workload, id, name)
   return list
 end
 
+--- Why a contender could not do a workload; nil when it could.
+function M.failure(results, workload, id)
+  local first = ((results.samples[workload] or {})[id] or {})[1]
+  return first and first.failed
+end
+
 --- A number as short as it may be.
 function M.number(value)
   if value == math.floor(value) and value < 1e6 then return ("%d"):format(value) end
@@ -62,6 +68,12 @@ function M.tables(size)
   }
 end
 
+--- What was measured, with its unit.
+function M.median(row)
+  if not row.spread then return row.failed and "not possible" or "–" end
+  return M.number(row.spread.median) .. (row.unit == "" and "" or " " .. row.unit)
+end
+
 --- The order of contenders in a table.
 M.ORDER = { "lua54", "lua54new", "luajit", "easy", "multi", "batch", "go", "gofew", "goshared", "gosharedfew" }
 
@@ -76,14 +88,17 @@ local function ratios(over, under)
   return list
 end
 
---- Rows { what, unit, at_most or at_least, values }.
+--- Rows { what, unit, at_most or at_least, spread, failed }: nil and true when what is measured could not be done.
 function M.aims(results)
   local size, rows = results.size, {}
-  local function add(what, unit, limit, values)
+  local function add(what, unit, limit, values, failed)
     rows[#rows + 1] = { what = what, unit = unit, at_most = limit.at_most, at_least = limit.at_least,
-      spread = M.spread(values) }
+      spread = M.spread(values), failed = failed }
   end
   local function of(...) return M.values(results, ...) end
+  local function single(what, unit, workload, id, name, limit)
+    add(what, unit, limit, of(workload, id, name), M.failure(results, workload, id) and true)
+  end
   local function slower(what, workload, name, than, limit)
     for _, lua in ipairs(LUAS) do
       add(what .. ", " .. lua[2], "×", { at_most = limit },
@@ -96,7 +111,7 @@ function M.aims(results)
     end
   end
   local function is(what, unit, workload, name, limit)
-    add(what, unit, limit, of(workload, "lua54", name))
+    single(what, unit, workload, "lua54", name, limit)
   end
   local last = "fill" .. #size.fill
 
@@ -114,18 +129,18 @@ function M.aims(results)
   is("the same: CPU of an event", "ms", "wait", "event_ms", { at_most = 1 })
   for _, keys in ipairs({ { "lua54", "of keys that exist" }, { "lua54new", "of new keys" } }) do
     local what = ("%d held, %s: "):format(size.fill[#size.fill], keys[2])
-    add(what .. "connections", "", { at_most = 4 }, of(last, keys[1], "connections"))
-    add(what .. "memory of each", "bytes", { at_most = 1024 }, of(last, keys[1], "bytes"))
+    single(what .. "connections", "", last, keys[1], "connections", { at_most = 4 })
+    single(what .. "memory of each", "bytes", last, keys[1], "bytes", { at_most = 1024 })
   end
   for _, lua in ipairs(LUAS) do
-    add("lock:held(), " .. lua[2], "ns", { at_most = 100 }, of("held", lua[1], "ns"))
+    single("lock:held(), " .. lua[2], "ns", "held", lua[1], "ns", { at_most = 100 })
   end
   return rows
 end
 
 --- "met", "missed" or "not measured".
 function M.verdict(row)
-  if not row.spread then return "not measured" end
+  if not row.spread then return row.failed and "missed" or "not measured" end
   local median = row.spread.median
   return (row.at_most and median <= row.at_most or row.at_least and median >= row.at_least) and "met" or "missed"
 end

@@ -84,7 +84,7 @@ end
 --- How many connections it has to a port.
 function Contender:connections(port)
   local sockets, count = {}, 0
-  local list = assert(io.popen(("ls -l /proc/%d/fd"):format(self.pid)))
+  local list = assert(io.popen(("ls -l /proc/%d/fd 2>/dev/null"):format(self.pid)))
   for line in list:lines() do
     local inode = line:match("socket:%[(%d+)%]")
     if inode then sockets[inode] = true end

@@ -30,22 +30,24 @@ end
 
 local function draw_row(out, row, y)
   local limit, spread, verdict = row.at_most or row.at_least, row.spread, aims.verdict(row)
-  local unit = row.unit == "" and "" or " " .. row.unit
   local function x(value) return LEFT + math.min(END, value / limit) * AIM end
   out('<text x="%d" y="%d" text-anchor="end">%s</text>', LEFT - 10, y + 4, escape(row.what))
-  out('<rect class="%s" x="%d" y="%d" width="%.1f" height="14" rx="2"/>', verdict, LEFT, y - 7, x(spread.median) - LEFT)
-  if spread.count > 2 then
+  if spread then
+    out('<rect class="%s" x="%d" y="%d" width="%.1f" height="14" rx="2"/>', verdict, LEFT, y - 7,
+      x(spread.median) - LEFT)
+  end
+  if spread and spread.count > 2 then
     out('<path class="whisker" d="M%.1f %dH%.1f"/>', x(spread.low), y, x(spread.high))
   end
-  out('<text x="%d" y="%d">%s%s <tspan class="small">(%s %s, %s)</tspan></text>', RIGHT + 10, y + 4,
-    aims.number(spread.median), unit, row.at_most and "≤" or "≥", aims.number(limit), verdict)
+  out('<text x="%d" y="%d">%s <tspan class="small">(%s %s, %s)</tspan></text>', RIGHT + 10, y + 4,
+    aims.median(row), row.at_most and "≤" or "≥", aims.number(limit), verdict)
 end
 
 --- The text of an SVG file.
 function M.draw(results)
   local rows, lines = {}, {}
   for _, row in ipairs(aims.aims(results)) do
-    if row.spread then rows[#rows + 1] = row end
+    if row.spread or row.failed then rows[#rows + 1] = row end
   end
   local width, bottom = RIGHT + 220, TOP + #rows * ROW
   local function out(format, ...) lines[#lines + 1] = format:format(...) end
@@ -55,7 +57,7 @@ function M.draw(results)
   out('<text x="%d" y="20" text-anchor="middle">aim</text>', LEFT + AIM)
   out('<text class="small" x="%d" y="20" text-anchor="end">≤: shorter is better   </text>', LEFT + AIM - 30)
   out('<text class="small" x="%d" y="20">≥: longer is better</text>', LEFT + AIM + 30)
-  out('<text class="small" x="%d" y="20" text-anchor="end">twice the aim, or more</text>', RIGHT)
+  out('<text class="small" x="%d" y="20">twice the aim, or more</text>', RIGHT + 10)
   for i, row in ipairs(rows) do draw_row(out, row, TOP - ROW / 2 + (i - 1) * ROW) end
   out('<path class="aim" d="M%d 28V%d"/>', LEFT + AIM, bottom - 8)
   out('<text class="small" x="10" y="%d">%s</text>', bottom + 20, escape(aims.machine(results)))
