@@ -71,7 +71,7 @@ local function heap_remove(heap, entry)
   end
 end
 
--- Waiters: self.fds[fd] and self.ops[id] are lists of entries. Those of self.ops wait for an op of the core, which needs
+-- Waiters: self.fds[fd] and self.ops[id] are lists of entries. Those of self.ops wait for an op of the core, which has
 -- no descriptor: the loop does the work of its client while it waits (core.set).
 
 local function forget_place(self, entry)
