@@ -1,4 +1,4 @@
---- The header lines of an HTTP response, as a table. Private.
+--- Header lines of HTTP. Private.
 -- @module holdfast.headers
 
 local M = {}
@@ -8,19 +8,24 @@ local function add(headers, name, value)
   headers[name] = before and before .. ", " .. value or value
 end
 
+--- Text without blanks and tabs at its ends.
+function M.trim(text)
+  if text:find("^[ \t]") or text:find("^[ \t]", -1) then return text:match("^[ \t]*(.-)[ \t]*$") end
+  return text
+end
+
 --- Reads header lines.
 -- @string block "Name: value" lines, each with its line end; status lines and what is no header are passed over
 -- @treturn table from lower-case name to value; the values of a header that is there more than once are joined by ", "
 function M.parse(block)
   local headers, last = {}, nil
   for line in block:gmatch("[^\r\n]+") do
-    local name, value = line:match("^([^%s:]+)[ \t]*:[ \t]*(.-)[ \t]*$")
-    local folded = line:match("^[ \t]+(.-)[ \t]*$")
+    local name, value = line:match("^([^%s:]+)[ \t]*:(.*)")
     if name then
       last = name:lower()
-      add(headers, last, value)
-    elseif folded and last then
-      headers[last] = headers[last] .. " " .. folded -- obs-fold of RFC 9112, section 5.2
+      add(headers, last, M.trim(value))
+    elseif last and line:find("^[ \t]") then
+      headers[last] = headers[last] .. " " .. M.trim(line) -- obs-fold of RFC 9112, section 5.2
     end
   end
   return headers

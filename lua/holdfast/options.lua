@@ -5,6 +5,7 @@
 -- @module holdfast.options
 
 local check = require("holdfast.check")
+local headers = require("holdfast.headers")
 
 local mistake, refuse, show = check.mistake, check.refuse, check.show
 
@@ -318,10 +319,10 @@ local REQUEST = {
   },
 }
 
-local function header_lines(headers)
+local function header_lines(given)
   local lines = {}
-  for name, value in pairs(headers) do
-    value = value:match("^[ \t]*(.-)[ \t]*$")
+  for name, value in pairs(given) do
+    value = headers.trim(value)
     lines[#lines + 1] = value == "" and name .. ";" or name .. ": " .. value
   end
   table.sort(lines)
