@@ -71,39 +71,50 @@ local function heap_remove(heap, entry)
   end
 end
 
--- Waiters: self.fds[fd] and self.ops[id] are lists of entries. Those of self.ops wait for an op of the core, which has
--- no descriptor: the loop does the work of its client while it waits (core.set).
+-- Waiters: self.fds[fd] and self.ops[id] are the first of a chain of entries. Those of self.ops wait for an op of the core,
+-- which has no descriptor: the loop does the work of its client while it waits (core.set).
 
-local function forget_place(self, entry)
+local function add_waiter(entry)
   local places, key = entry.places, entry.key
-  local list = places[key]
-  for i = 1, #list do
-    if list[i] == entry then
-      table.remove(list, i)
-      break
-    end
+  local last = places[key]
+  if not last then
+    places[key] = entry
+    return
   end
-  if list[1] then return end
-  places[key] = nil
-  if entry.op then self.source.unfollow(entry.op) end
+  while last.next do last = last.next end
+  last.next = entry
+end
+
+local function remove_waiter(self, entry)
+  local places, key = entry.places, entry.key
+  local before = places[key]
+  if before == entry then
+    places[key] = entry.next
+    if not entry.next and entry.op then self.source.unfollow(entry.op) end
+    return
+  end
+  while before.next ~= entry do before = before.next end
+  before.next = entry.next
 end
 
 -- Takes an entry out of everything that could wake it.
 local function unpark(self, entry)
   entry.task.entry = nil
   if entry.pos then heap_remove(self.timers, entry) end
-  if entry.places then forget_place(self, entry) end
+  if entry.places then remove_waiter(self, entry) end
 end
 
-local function make_ready(self, task, ...)
+-- A task is resumed with its two values `ok` and `why`: what a wait answers.
+local function make_ready(self, task, ok, why)
   local tail = self.tail + 1
   self.tail = tail
-  self.ready[tail] = { task = task, args = pack(...) }
+  self.ready[tail] = task
+  task.ok, task.why = ok, why
 end
 
-local function wake(self, entry, ...)
+local function wake(self, entry, ok, why)
   unpark(self, entry)
-  make_ready(self, entry.task, ...)
+  make_ready(self, entry.task, ok, why)
 end
 
 -- Suspends the running coroutine until its entry is woken, after so many seconds or by what is at places[key]; answers
@@ -119,11 +130,7 @@ local function park(self, seconds, places, key, op)
     seq = self.seq }
   task.entry = entry
   if entry.at then heap_push(self.timers, entry) end
-  if places then
-    local list = places[key] or {}
-    places[key] = list
-    list[#list + 1] = entry
-  end
+  if places then add_waiter(entry) end
   return coroutine.yield(PARKED)
 end
 
@@ -134,31 +141,29 @@ local function failed(self, task, message)
   end
 end
 
--- Resumes a task with the values after it, and sees to what came back.
-local function resume(self, task, ...)
-  self.current = task
-  local result = pack(coroutine.resume(task.co, ...))
+-- Sees to what a task has come back with.
+local function settle(self, task, ok, first, ...)
   self.current = nil
   if coroutine.status(task.co) == "suspended" then
-    if result[2] ~= PARKED then
-      if task.entry then unpark(self, task.entry) end
-      make_ready(self, task)
-    end
+    if first == PARKED then return end
+    if task.entry then unpark(self, task.entry) end
+    make_ready(self, task)
     return
   end
   if task.entry then unpark(self, task.entry) end
-  if not result[1] then failed(self, task, result[2]) end
-  task.result = result
+  if not ok then failed(self, task, first) end
+  if task.main then task.result = pack(first, ...) end
 end
 
 -- Resumes what was ready when the turn began; what becomes ready meanwhile has the next turn.
 local function run_ready(self)
-  local last = self.tail
+  local ready, last = self.ready, self.tail
   while self.head <= last do
-    local item = self.ready[self.head]
-    self.ready[self.head] = nil
+    local task = ready[self.head]
+    ready[self.head] = nil
     self.head = self.head + 1
-    resume(self, item.task, unpack(item.args, 1, item.args.n))
+    self.current = task
+    settle(self, task, coroutine.resume(task.co, task.ok, task.why))
   end
 end
 
@@ -169,8 +174,8 @@ local function idle_time(self)
   return first and math.max(0, first.at - self.source.now())
 end
 
-local function wake_all(self, list, ...)
-  while list and list[1] do wake(self, list[1], ...) end
+local function wake_all(self, places, key)
+  while places[key] do wake(self, places[key], true) end
 end
 
 -- Sleeps; answers the descriptors that are readable. In a child after fork nobody will finish the parent's ops.
@@ -183,16 +188,16 @@ local function sleep(self)
   local ready, message, code = self.source.poll(fds, idle_time(self))
   if ready then return ready end
   if code ~= "FORKED" then error(message, 0) end
-  for _, list in pairs(self.ops) do wake_all(self, list, true) end
+  for id in pairs(self.ops) do wake_all(self, self.ops, id) end
   return {}
 end
 
 local function poll(self)
   local source = self.source
-  for fd in pairs(sleep(self)) do wake_all(self, self.fds[fd], true) end
+  for fd in pairs(sleep(self)) do wake_all(self, self.fds, fd) end
   local id = source.finished()
   while id do
-    wake_all(self, self.ops[id], true)
+    wake_all(self, self.ops, id)
     id = source.finished()
   end
   if not self.timers[1] then return end
@@ -217,8 +222,9 @@ local function reset(self)
 end
 
 function Loop:start(fn, ...)
-  local task = { co = coroutine.create(function(...) return fn(...) end) }
-  make_ready(self, task, ...)
+  local args = pack(...)
+  local task = { co = coroutine.create(function() return fn(unpack(args, 1, args.n)) end) }
+  make_ready(self, task)
   return task
 end
 
@@ -226,6 +232,7 @@ function Loop:run(fn, ...)
   reset(self)
   self.running = true
   local main = self:start(fn, ...)
+  main.main = true
   local ok, message = pcall(drive, self)
   local failure, more = self.failure, self.failures - 1
   reset(self)
@@ -233,7 +240,7 @@ function Loop:run(fn, ...)
   if failure then
     error(more > 0 and ("%s\n(and %d more coroutines failed)"):format(failure, more) or failure, 0)
   end
-  return unpack(main.result, 2, main.result.n)
+  return unpack(main.result, 1, main.result.n)
 end
 
 function Loop:sleep(seconds)
