@@ -47,21 +47,21 @@ static bool long_integer(const char *text, size_t n, size_t len, char before)
 static bool quote_long_integers(struct hf_buf *out, const char *text, size_t len)
 {
 	size_t n, copied = 0;
-	char before = ' ';
 
 	for (size_t i = 0; i < len; i += n) {
+		n = 1;
 		if (text[i] == '"') {
 			n = quoted(text + i, len - i);
-		} else if ((n = digits(text + i, len - i)) == 0) {
-			n = 1;
-		} else if (long_integer(text + i, n, len - i, before)) {
+		} else if (text[i] >= '0' && text[i] <= '9') {
+			n = digits(text + i, len - i);
+			if (!long_integer(text + i, n, len - i, i ? text[i - 1] : ' '))
+				continue;
 			hf_buf_add(out, text + copied, i - copied);
 			hf_buf_add(out, "\"", 1);
 			hf_buf_add(out, text + i, n);
 			hf_buf_add(out, "\"", 1);
 			copied = i + n;
 		}
-		before = text[i + n - 1];
 	}
 	return hf_buf_add(out, text + copied, len - copied);
 }

@@ -71,8 +71,8 @@ local function heap_remove(heap, entry)
   end
 end
 
--- Waiters: self.fds[fd] and self.ops[id] are the first of a chain of entries. Those of self.ops wait for an op of the core,
--- which has no descriptor: the loop does the work of its client while it waits (core.set).
+-- Waiters: self.fds[fd] and self.ops[id] are the first of a chain of entries. Those of self.ops wait for an op of the
+-- core, which has no descriptor: the loop does the work of its client while it waits (core.set).
 
 local function add_waiter(entry)
   local places, key = entry.places, entry.key
@@ -87,14 +87,14 @@ end
 
 local function remove_waiter(self, entry)
   local places, key = entry.places, entry.key
-  local before = places[key]
-  if before == entry then
+  local previous = places[key]
+  if previous == entry then
     places[key] = entry.next
     if not entry.next and entry.op then self.source.unfollow(entry.op) end
     return
   end
-  while before.next ~= entry do before = before.next end
-  before.next = entry.next
+  while previous.next ~= entry do previous = previous.next end
+  previous.next = entry.next
 end
 
 -- Takes an entry out of everything that could wake it.

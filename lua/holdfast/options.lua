@@ -381,6 +381,7 @@ end
 -- @int[opt=2] level whom a mistake blames
 -- @treturn number|nil seconds
 function M.timeout(value, level)
+  if value == nil then return nil end
   return read_timeout((level or 2) + 1, value).timeout
 end
 
