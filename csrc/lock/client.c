@@ -110,7 +110,7 @@ void hf_client_drop(struct hf_client *client)
 	if (!client)
 		return;
 	if (hf_engine_here(&client->engine, NULL)) {
-		hf_engine_shut(&client->engine, true, HF_CLOSE_MS);
+		hf_engine_shut(&client->engine, false, HF_CLOSE_MS);
 		hf_process_reap();
 	}
 	hf_engine_unref(&client->engine);

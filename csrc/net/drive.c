@@ -6,7 +6,9 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 /* So long after somebody has driven the worker stands back, ms: who waits for one op after the
  * other is between two of them. */
@@ -44,15 +46,15 @@ static int64_t earlier(int64_t a, int64_t b)
 
 static bool driven_locked(const struct hf_engine *engine)
 {
-	return engine->drivers || hf_now() < engine->driven_at + STAND_BACK;
+	return !engine->exiting && (engine->driven || hf_now() < engine->driven_at + STAND_BACK);
 }
 
 static void stand_back_locked(struct hf_engine *engine)
 {
 	struct timespec until;
 
-	while (driven_locked(engine) && !engine->closing) {
-		if (engine->drivers) {
+	while (driven_locked(engine) && engine->multi) {
+		if (engine->driven) {
 			engine->worker = HF_RESTING;
 			pthread_cond_wait(&engine->back, &engine->mutex);
 			continue;
@@ -92,7 +94,7 @@ static bool rest(struct hf_engine *engine, int64_t due)
 /* The last one out. */
 static void close_locked(struct hf_engine *engine)
 {
-	if (engine->worker == HF_LEFT && !engine->drivers)
+	if (engine->worker == HF_LEFT && !engine->driven)
 		hf_sockets_close(&engine->sockets);
 }
 
@@ -101,7 +103,7 @@ void hf_drive_run(struct hf_engine *engine)
 	bool look = false;
 	int64_t due;
 
-	while (hf_turn(engine, look, false, &due))
+	while (hf_turn(engine, look, &due))
 		look = rest(engine, due);
 	pthread_mutex_lock(&engine->mutex);
 	engine->worker = HF_LEFT;
@@ -117,6 +119,8 @@ struct hf_seat {
 	struct hf_link waiting, finished; /* engine's lock: struct hf_op.seated; each counted */
 	size_t count; /* in both lists */
 	int64_t due; /* when the next turn is */
+	bool drives; /* it is this thread that does, now */
+	int fd; /* engine's lock: rings when one of them finishes; -1: not asked for yet */
 };
 
 /* The signals of a thread before it drove, and while it sleeps: a library that writes to a
@@ -149,26 +153,28 @@ static void unblock(const struct signals *signals)
 	pthread_sigmask(SIG_SETMASK, &signals->before, NULL);
 }
 
-/* Answers what to sleep on, -1 (which poll(2) does not mind) after the engine's end. */
-static int enter(struct hf_engine *engine)
+/* Answers whether the caller drives now: nobody else does. *fd is what a driver sleeps on, -1
+ * (which poll(2) does not mind) after the engine's end. */
+static bool enter(struct hf_engine *engine, int *fd)
 {
-	int fd;
+	bool drives;
 
 	pthread_mutex_lock(&engine->mutex);
-	engine->drivers++;
-	fd = engine->sockets.fd;
+	drives = !engine->driven;
+	engine->driven = true;
+	*fd = engine->sockets.fd;
 	pthread_mutex_unlock(&engine->mutex);
-	return fd;
+	return drives;
 }
 
-/* Who sleeps on does not know what has become due in our turns. */
+/* A worker that sleeps on does not know what has become due in our turns. */
 static void leave(struct hf_engine *engine)
 {
 	pthread_mutex_lock(&engine->mutex);
-	engine->drivers--;
+	engine->driven = false;
 	engine->driven_at = hf_now();
 	hf_engine_wake_locked(engine);
-	if (engine->worker == HF_RESTING && !engine->drivers)
+	if (engine->worker == HF_RESTING)
 		pthread_cond_signal(&engine->back);
 	close_locked(engine);
 	pthread_mutex_unlock(&engine->mutex);
@@ -177,7 +183,7 @@ static void leave(struct hf_engine *engine)
 /* At the end of an engine nothing is due: everything has finished. */
 static void take_turn(struct hf_engine *engine, bool look, int64_t *due)
 {
-	if (!hf_turn(engine, look, true, due))
+	if (!hf_turn(engine, look, due))
 		*due = HF_NEVER;
 }
 
@@ -186,14 +192,31 @@ static int64_t time_of(int64_t timeout)
 	return timeout < 0 ? HF_NEVER : hf_now() + timeout;
 }
 
+/* Answers 1 once it has finished, 0 when the time is up, and -errno. */
+static int wait_until(struct hf_op *op, bool drives, int fd, int64_t until, const sigset_t *mask)
+{
+	struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+	int64_t due = HF_NEVER;
+	int n = 0;
+
+	for (;;) {
+		if (drives)
+			take_turn(op->engine, n > 0, &due);
+		if (hf_op_done(op))
+			return 1;
+		if (n < 0)
+			return n;
+		if (hf_now() >= until)
+			return 0;
+		n = sleep_on(&pollfd, 1, earlier(due, until), mask);
+	}
+}
+
 bool hf_op_wait(struct hf_op *op, int64_t timeout, struct hf_error *err)
 {
-	struct hf_engine *engine = op->engine;
-	struct pollfd fd = {.events = POLLIN};
-	int64_t until = time_of(timeout), due;
 	struct signals signals;
-	bool done;
-	int n = 0;
+	bool drives;
+	int fd, n = 0;
 
 	err->code = HF_OK;
 	if (hf_op_done(op))
@@ -201,19 +224,17 @@ bool hf_op_wait(struct hf_op *op, int64_t timeout, struct hf_error *err)
 	if (timeout == 0)
 		return false;
 	block(&signals);
-	fd.fd = enter(engine);
-	for (;;) {
-		take_turn(engine, n > 0, &due);
-		done = hf_op_done(op);
-		if (done || n < 0 || hf_now() >= until)
-			break;
-		n = sleep_on(&fd, 1, earlier(due, until), &signals.asleep);
-	}
-	leave(engine);
+	drives = enter(op->engine, &fd);
+	if (!drives)
+		fd = hf_op_fd(op, err);
+	if (!err->code)
+		n = wait_until(op, drives, fd, time_of(timeout), &signals.asleep);
+	if (drives)
+		leave(op->engine);
 	unblock(&signals);
 	if (n < 0 && n != -EINTR)
 		hf_err_set(err, HF_NOMEM, "poll: %s", strerror(-n));
-	return done;
+	return n > 0;
 }
 
 /* ---- sets ----------------------------------------------------------------------------------- */
@@ -227,6 +248,8 @@ void hf_seat_finished_locked(struct hf_op *op)
 {
 	hf_link_remove(&op->seated);
 	hf_link_append(&op->seat->finished, &op->seated);
+	if (op->seat->fd >= 0)
+		eventfd_write(op->seat->fd, 1);
 }
 
 struct hf_set *hf_set_new(void)
@@ -250,6 +273,7 @@ static struct hf_seat *add_seat(struct hf_set *set, struct hf_engine *engine)
 	if (!seat)
 		return NULL;
 	seat->engine = engine;
+	seat->fd = -1;
 	hf_link_init(&seat->waiting);
 	hf_link_init(&seat->finished);
 	set->seats[set->count++] = seat;
@@ -273,6 +297,8 @@ static void put_seat(struct hf_set *set, struct hf_seat *seat)
 	while (set->seats[i] != seat)
 		i++;
 	set->seats[i] = set->seats[--set->count];
+	if (seat->fd >= 0)
+		close(seat->fd);
 	hf_free(seat);
 }
 
@@ -349,20 +375,49 @@ static bool any_finished(const struct hf_set *set)
 	return false;
 }
 
-static void enter_all(struct hf_set *set, struct pollfd *fds)
+/* What tells of a finish in somebody else's turn. */
+static int demand_fd(struct hf_seat *seat, struct hf_error *err)
 {
-	for (size_t i = 0; i < set->count; i++)
-		fds[i] = (struct pollfd){.fd = enter(set->seats[i]->engine), .events = POLLIN};
+	int fd;
+
+	pthread_mutex_lock(&seat->engine->mutex);
+	fd = hf_fd_demand_locked(&seat->fd, false, err);
+	pthread_mutex_unlock(&seat->engine->mutex);
+	return fd;
+}
+
+static void enter_all(struct hf_set *set, struct pollfd *fds, struct hf_error *err)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		struct hf_seat *seat = set->seats[i];
+
+		fds[i] = (struct pollfd){.events = POLLIN};
+		seat->drives = enter(seat->engine, &fds[i].fd);
+		if (!seat->drives)
+			fds[i].fd = demand_fd(seat, err);
+	}
 }
 
 static void leave_all(struct hf_set *set)
 {
 	for (size_t i = 0; i < set->count; i++)
-		leave(set->seats[i]->engine);
+		if (set->seats[i]->drives)
+			leave(set->seats[i]->engine);
 }
 
-/* A turn for each, with a look at the sockets of those whose descriptors are readable (fds NULL:
- * none). Answers when the next one is due. */
+/* What there is to do where the descriptor is readable, or the time has come. */
+static void serve(struct hf_seat *seat, bool readable)
+{
+	eventfd_t ignored;
+
+	if (seat->drives)
+		take_turn(seat->engine, readable, &seat->due);
+	else if (readable)
+		eventfd_read(seat->fd, &ignored);
+}
+
+/* A turn for each engine that is ours, with a look at the sockets of those whose descriptors are
+ * readable (fds NULL: none). Answers when the next one is due. */
 static int64_t turn_all(struct hf_set *set, const struct pollfd *fds)
 {
 	int64_t due = HF_NEVER;
@@ -370,29 +425,43 @@ static int64_t turn_all(struct hf_set *set, const struct pollfd *fds)
 	for (size_t i = 0; i < set->count; i++) {
 		struct hf_seat *seat = set->seats[i];
 
+		if (!fds)
+			seat->due = HF_NEVER;
 		if (!fds || fds[i].revents || seat->due <= hf_now())
-			take_turn(seat->engine, fds && fds[i].revents, &seat->due);
+			serve(seat, fds && fds[i].revents);
 		due = earlier(due, seat->due);
 	}
 	return due;
 }
 
-static int drive(struct hf_set *set, struct pollfd *fds, size_t n, int64_t until)
+static int sleep_all(struct hf_set *set, struct pollfd *fds, size_t n, int64_t until,
+		     const sigset_t *mask)
 {
-	struct signals signals;
-	int64_t due;
+	int64_t due = turn_all(set, NULL);
 	int count;
 
-	block(&signals);
-	enter_all(set, fds);
-	due = turn_all(set, NULL);
 	if (any_finished(set))
 		until = 0;
-	count = sleep_on(fds, set->count + n, earlier(due, until), &signals.asleep);
+	count = sleep_on(fds, set->count + n, earlier(due, until), mask);
 	if (count >= 0)
 		turn_all(set, fds);
+	return count;
+}
+
+static int drive(struct hf_set *set, struct pollfd *fds, size_t n, int64_t until,
+		 struct hf_error *err)
+{
+	struct signals signals;
+	int count = 0;
+
+	block(&signals);
+	enter_all(set, fds, err);
+	if (!err->code)
+		count = sleep_all(set, fds, n, until, &signals.asleep);
 	leave_all(set);
 	unblock(&signals);
+	if (count < 0 && count != -EINTR)
+		hf_err_set(err, HF_NOMEM, "poll: %s", strerror(-count));
 	return count;
 }
 
@@ -420,9 +489,7 @@ enum hf_err hf_set_wait(struct hf_set *set, const int *fds, size_t n, int64_t ti
 		return hf_err_set(err, HF_NOMEM, "out of memory");
 	for (size_t i = 0; i < n; i++)
 		all[own + i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
-	count = drive(set, all, n, time_of(timeout));
-	if (count < 0 && count != -EINTR)
-		hf_err_set(err, HF_NOMEM, "poll: %s", strerror(-count));
+	count = drive(set, all, n, time_of(timeout), err);
 	for (size_t i = 0; i < n; i++)
 		ready[i] = count > 0 && all[own + i].revents != 0;
 	if (all != small)

@@ -3,15 +3,17 @@
  *
  *  - A turn is taken under engine->turn, by one thread at a time, with all signals blocked; nobody
  *    sleeps with it. libcurl's handles belong to whoever has it.
- *  - A driver takes turns until what it waits for has finished, and sleeps in between on
- *    engine->sockets. A signal ends its sleep, and its wait: the caller has to look at what it was
- *    for. Any number of threads may drive one engine, and each wakes for what happens to it.
+ *  - One thread drives an engine: it takes turns until what it waits for has finished, and sleeps
+ *    in between on engine->sockets. A signal ends its sleep, and its wait: the caller has to look
+ *    at what it was for.
+ *  - Who comes second sleeps on a descriptor that tells of its own, like who asks for one: two that
+ *    sleep on the same sockets would take each other's bell.
  *  - The worker, which is the engine's own thread, takes the turns while nobody drives: renewal and
  *    loss detection need no caller. While somebody drives, and for a few ms after, it stands back;
- * then it comes back by itself. So what is left for it, with nobody waiting, begins a few ms late
- * at most.
+ *    then it comes back by itself. So what is left for it, with nobody waiting, begins a few ms
+ *    late at most. At exit of the process it comes back whoever drives.
  *  - Who leaves something under the mutex (hf_engine_wake_locked) rings the bell when somebody
- * sleeps, and only then: a caller that waits next takes the turn itself.
+ *    sleeps, and only then: a caller that waits next takes the turn itself.
  *  - Who asks for a descriptor is not going to drive: the worker is called back at once. */
 #ifndef HF_DRIVE_H
 #define HF_DRIVE_H

@@ -74,7 +74,7 @@ void hf_engine_wake_locked(struct hf_engine *engine)
 	if (!engine->multi || engine->woken)
 		return;
 	engine->woken = true;
-	if (engine->worker == HF_ASLEEP || engine->drivers)
+	if (engine->worker == HF_ASLEEP || engine->driven)
 		hf_sockets_ring(&engine->sockets);
 }
 
@@ -134,10 +134,11 @@ static void shut_locked(struct hf_engine *engine, bool tell, int64_t limit)
 	hf_engine_call_locked(engine);
 }
 
-void hf_engine_shut(struct hf_engine *engine, bool tell, int64_t limit)
+void hf_engine_shut(struct hf_engine *engine, bool exiting, int64_t limit)
 {
 	pthread_mutex_lock(&engine->mutex);
-	shut_locked(engine, tell, limit);
+	engine->exiting |= exiting;
+	shut_locked(engine, true, limit);
 	pthread_mutex_unlock(&engine->mutex);
 }
 

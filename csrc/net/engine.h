@@ -54,11 +54,11 @@ struct hf_engine {
 	pthread_cond_t back; /* with the mutex: the worker is to come back */
 
 	enum hf_worker worker; /* lock */
-	unsigned drivers; /* lock: threads that take turns because they wait */
-	int64_t driven_at; /* lock: when the last of them left */
+	bool driven; /* lock: somebody takes the turns because he waits */
+	int64_t driven_at; /* lock: when the last one left */
 	bool woken; /* lock: there is something to look at that no turn has seen */
-	bool news; /* lock: an op has finished in this turn */
 	bool closing, abandoned; /* lock */
+	bool exiting; /* lock: whoever drives may never come back */
 	int64_t close_by; /* lock */
 	struct hf_thread *thread; /* lock; NULL: not started, or it has been joined */
 	struct hf_sockets
@@ -101,9 +101,11 @@ void hf_engine_post_locked(struct hf_engine *engine, struct hf_op *op);
 void hf_engine_wake_locked(struct hf_engine *engine);
 /* Has the worker come back at once: the caller is going to wait elsewhere. */
 void hf_engine_call_locked(struct hf_engine *engine);
-/* Asks the engine to end within limit ms; does not wait for it. tell false: at once. */
-void hf_engine_shut(struct hf_engine *engine, bool tell, int64_t limit);
-/* The same as an op, which is done when it has ended. *out belongs to the caller. */
+/* Asks the engine to end within limit ms; does not wait for it. exiting: the process does, and the
+ * worker sees to it, whoever drives. */
+void hf_engine_shut(struct hf_engine *engine, bool exiting, int64_t limit);
+/* The same as an op, which is done when it has ended. tell false: at once. *out belongs to the
+ * caller. */
 enum hf_err hf_engine_close(struct hf_engine *engine, bool tell, int64_t limit, struct hf_op **out,
 			    struct hf_error *err);
 /* Waits for the worker, if it is at its end and nobody else does. */

@@ -83,7 +83,6 @@ void hf_op_finish_locked(struct hf_op *op, const struct hf_error *result)
 	/* Without memory for the sentence the code's general one has to do. */
 	op->message = result->code ? hf_strdup(result->message) : NULL;
 	op->done = true;
-	op->engine->news = true;
 	signal_fd(op->fd);
 	if (op->seat)
 		hf_seat_finished_locked(op);

@@ -26,6 +26,8 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *ow
 
 	(void)easy, (void)own;
 	if (what == CURL_POLL_REMOVE) {
+		/* One that was not connected yet has been closed before. By now its number may be
+		 * somebody else's, who is not in there. */
 		epoll_ctl(sockets->fd, EPOLL_CTL_DEL, fd, &event);
 		return 0;
 	}

@@ -379,17 +379,7 @@ static bool step_all(struct hf_engine *engine, int64_t *close_by)
 	return !turn.over && !(engine->said_closing && hf_link_alone(&engine->ops));
 }
 
-/* An op of another driver may have finished. */
-static void tell_others(struct hf_engine *engine, bool driver)
-{
-	pthread_mutex_lock(&engine->mutex);
-	if (engine->news && engine->drivers > driver)
-		hf_engine_wake_locked(engine);
-	engine->news = false;
-	pthread_mutex_unlock(&engine->mutex);
-}
-
-static bool turn(struct hf_engine *engine, bool look, bool driver, int64_t *due)
+static bool turn(struct hf_engine *engine, bool look, int64_t *due)
 {
 	int64_t close_by;
 	bool calm;
@@ -403,17 +393,16 @@ static bool turn(struct hf_engine *engine, bool look, bool driver, int64_t *due)
 		calm = transfer(engine, look);
 		look = false;
 	} while (!calm);
-	tell_others(engine, driver);
 	*due = next_due(engine, close_by);
 	return true;
 }
 
-bool hf_turn(struct hf_engine *engine, bool look, bool driver, int64_t *due)
+bool hf_turn(struct hf_engine *engine, bool look, int64_t *due)
 {
 	bool goes_on;
 
 	pthread_mutex_lock(&engine->turn);
-	goes_on = engine->multi && turn(engine, look, driver, due);
+	goes_on = engine->multi && turn(engine, look, due);
 	pthread_mutex_unlock(&engine->turn);
 	return goes_on;
 }

@@ -8,10 +8,10 @@
 #include "net/engine.h"
 
 /* Takes a turn; waits for somebody else's to be over. look: also at the sockets, which is for who
- * has slept. driver: the caller is one (drive.h). Answers false when the engine has come to its
- * end, which it may have done right now. *due is the time at which the next turn is due, whatever
- * happens meanwhile. Called with the mutex not held, by any thread that keeps the engine. */
-bool hf_turn(struct hf_engine *engine, bool look, bool driver, int64_t *due);
+ * has slept. Answers false when the engine has come to its end, which it may have done right now.
+ * *due is the time at which the next turn is due, whatever happens meanwhile. Called with the
+ * mutex not held, by any thread that keeps the engine. */
+bool hf_turn(struct hf_engine *engine, bool look, int64_t *due);
 
 /* ---- for ops, in their turn ---- */
 
