@@ -227,7 +227,8 @@ enum hf_err hf_set_add(struct hf_set *set, struct hf_op *op, struct hf_error *er
 void hf_set_remove(struct hf_set *set, struct hf_op *op);
 /* Waits until an op in the set has finished, one of n descriptors is readable (ready[i] says
  * which), timeout ms are over (< 0: no limit), a signal came, or for no reason. Does the work of
- * the ops' engines meanwhile. */
+ * the ops' engines meanwhile. A child after fork is told FORKED once, and the set forgets what its
+ * parent has put in. */
 enum hf_err hf_set_wait(struct hf_set *set, const int *fds, size_t n, int64_t timeout, bool *ready,
 			struct hf_error *err);
 /* The next op that has finished, which the set forgets: its address, to know it by. NULL: none. */

@@ -357,8 +357,10 @@ static struct hf_op *first(struct hf_seat *seat, const struct hf_link *list)
 const void *hf_set_next(struct hf_set *set)
 {
 	for (size_t i = 0; i < set->count; i++) {
-		struct hf_op *op = first(set->seats[i], &set->seats[i]->finished);
+		struct hf_seat *seat = set->seats[i];
+		struct hf_op *op;
 
+		op = hf_engine_here(seat->engine, NULL) ? first(seat, &seat->finished) : NULL;
 		if (!op)
 			continue;
 		take_off(set, op);
@@ -465,24 +467,30 @@ static int drive(struct hf_set *set, struct pollfd *fds, size_t n, int64_t until
 	return count;
 }
 
-static bool is_here(const struct hf_set *set, struct hf_error *err)
+/* A child after fork leaves what it has inherited as it is, and forgets it. Answers whether there
+ * was nothing. */
+static bool forget_inherited(struct hf_set *set, struct hf_error *err)
 {
-	for (size_t i = 0; i < set->count; i++)
-		if (!hf_engine_here(set->seats[i]->engine, err))
-			return false;
-	return true;
+	size_t all = set->count;
+
+	set->count = 0;
+	for (size_t i = 0; i < all; i++)
+		if (hf_engine_here(set->seats[i]->engine, err))
+			set->seats[set->count++] = set->seats[i];
+	return set->count == all;
 }
 
 enum hf_err hf_set_wait(struct hf_set *set, const int *fds, size_t n, int64_t timeout, bool *ready,
 			struct hf_error *err)
 {
 	struct pollfd small[ON_STACK], *all = small;
-	size_t own = set->count;
+	size_t own;
 	int count;
 
 	err->code = HF_OK;
-	if (!is_here(set, err))
+	if (!forget_inherited(set, err))
 		return err->code;
+	own = set->count;
 	if (own + n > ON_STACK)
 		all = hf_malloc((own + n) * sizeof *all);
 	if (!all)
@@ -497,14 +505,14 @@ enum hf_err hf_set_wait(struct hf_set *set, const int *fds, size_t n, int64_t ti
 	return err->code;
 }
 
-/* A child after fork leaves what it has inherited as it is. */
 void hf_set_free(struct hf_set *set)
 {
 	struct hf_op *op;
 
 	if (!set)
 		return;
-	while (set->count && is_here(set, NULL)) {
+	forget_inherited(set, NULL);
+	while (set->count) {
 		struct hf_seat *seat = set->seats[0];
 
 		op = first(seat, &seat->waiting);

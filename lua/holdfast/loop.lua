@@ -294,11 +294,7 @@ local function real_source()
     follow = function(waitable) return set:add(waitable) end,
     unfollow = function(op) set:remove(op) end,
     finished = function() return set:next() end,
-    poll = function(fds, seconds)
-      local ready, message, code = set:wait(fds, seconds)
-      if code == "FORKED" then set = assert(core.set()) end
-      return ready, message, code
-    end,
+    poll = function(fds, seconds) return set:wait(fds, seconds) end,
   }
 end
 

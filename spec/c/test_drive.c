@@ -650,6 +650,54 @@ static void a_child_of_a_driven_client_answers_forked(void)
 	CHECK_INT(hf_op_result(op, &err), HF_CANCELED);
 }
 
+static void a_set_in_a_child_forgets_what_is_its_parents(void)
+{
+	pid_t child;
+
+	with_op();
+	set = hf_set_new();
+	CHECK_INT(hf_set_add(set, op, &err), HF_OK);
+	CHECK_INT(hf_set_wait(set, NULL, 0, 0, NULL, &err), HF_OK);
+	child = fork_here();
+	if (child == 0) {
+		CHECK_INT(hf_set_add(set, op, &err), HF_FORKED);
+		CHECK(!hf_set_next(set));
+		CHECK_INT(hf_set_wait(set, NULL, 0, -1, NULL, &err), HF_FORKED);
+		hf_set_remove(set, op);
+		CHECK_INT(hf_set_wait(set, NULL, 0, 0, NULL, &err), HF_OK);
+		CHECK(!hf_set_next(set));
+		exit(atomic_load(&check_failures) != 0);
+	}
+	CHECK_INT(status_of(child), 0);
+	hf_op_cancel(op);
+	CHECK(next_of_set() == op);
+}
+
+/* ThreadSanitizer cannot start a thread in a child of several. */
+#ifndef __SANITIZE_THREAD__
+static void a_set_in_a_child_takes_what_is_the_childs(void)
+{
+	pid_t child;
+
+	with_op();
+	set = hf_set_new();
+	CHECK_INT(hf_set_add(set, op, &err), HF_OK);
+	child = fork_here();
+	if (child == 0) {
+		client = new_client();
+		CHECK_INT(start_get(client, NULL, "/child", &op), HF_OK);
+		CHECK_INT(hf_set_add(set, op, &err), HF_OK);
+		CHECK_INT(hf_set_wait(set, NULL, 0, -1, NULL, &err), HF_FORKED);
+		CHECK(next_of_set() == op);
+		CHECK_INT(finish(op), HF_OK);
+		exit(atomic_load(&check_failures) != 0);
+	}
+	CHECK_INT(status_of(child), 0);
+	hf_op_cancel(op);
+	CHECK(next_of_set() == op);
+}
+#endif
+
 /* It has the parent's sockets too. What the parent closes, and the server then says something on,
  * must not keep it awake. */
 static void connections_that_a_child_has_inherited_cost_nothing(void)
@@ -1035,6 +1083,10 @@ static const struct check_test tests[] = {
 	TEST(a_client_that_is_abandoned_ends_the_wait_of_who_drives),
 	TEST(a_close_that_waits_for_a_silent_server_does_not_spin),
 	TEST(a_child_of_a_driven_client_answers_forked),
+	TEST(a_set_in_a_child_forgets_what_is_its_parents),
+#ifndef __SANITIZE_THREAD__
+	TEST(a_set_in_a_child_takes_what_is_the_childs),
+#endif
 	TEST(connections_that_a_child_has_inherited_cost_nothing),
 	TEST(exit_beside_a_driver_says_goodbye),
 #ifndef __SANITIZE_THREAD__
