@@ -221,6 +221,11 @@ local function reset(self)
   self.timers, self.fds, self.ops, self.seq = {}, {}, {}, 0
 end
 
+-- After an interrupt nobody waits any more.
+local function forget_all(self)
+  for _, first in pairs(self.ops) do self.source.unfollow(first.op) end
+end
+
 function Loop:start(fn, ...)
   local args = pack(...)
   local task = { co = coroutine.create(function() return fn(unpack(args, 1, args.n)) end) }
@@ -235,6 +240,7 @@ function Loop:run(fn, ...)
   main.main = true
   local ok, message = pcall(drive, self)
   local failure, more = self.failure, self.failures - 1
+  forget_all(self)
   reset(self)
   if not ok then error(message, 0) end
   if failure then
