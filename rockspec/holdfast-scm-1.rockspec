@@ -40,6 +40,7 @@ build = {
         "csrc/base/clock.c",
         "csrc/base/config.c",
         "csrc/base/err.c",
+        "csrc/base/hash.c",
         "csrc/base/heap.c",
         "csrc/base/json.c",
         "csrc/base/poll.c",

@@ -11,11 +11,11 @@ struct cJSON;
 
 /* What a key was when the server answered. */
 struct hf_kv {
-	bool exists;
 	uint64_t flags;
 	uint64_t index; /* of its last change; 0 when it does not exist */
 	uint64_t at; /* X-Consul-Index: what a long poll waits to be passed */
-	char session[64]; /* "" when nobody holds it */
+	char session[39]; /* "" when nobody holds it; a UUID otherwise */
+	bool exists;
 };
 
 /* A read of a key: a long poll when index is not 0. consistent asks the leader to be sure. */

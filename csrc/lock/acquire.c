@@ -431,7 +431,7 @@ static enum hf_step won(struct acquire *a, uint64_t token, int64_t sent)
 	enum hf_err why;
 
 	hold->token = token;
-	memcpy(ours.session, hold->session->id, sizeof ours.session);
+	memcpy(ours.session, hold->session->id, sizeof ours.session - 1);
 	stop_watching(a);
 	hf_key_saw(hold->key, &ours, INT64_MAX);
 	pthread_mutex_lock(&engine->mutex);

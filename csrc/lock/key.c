@@ -22,7 +22,6 @@ static void destroy(void *node)
 	struct hf_key *key = node;
 
 	hf_free(key->failure);
-	hf_free(key->name);
 	hf_free(key);
 }
 
@@ -60,21 +59,23 @@ struct hf_key *hf_key_get(struct hf_client *client, const char *name)
 {
 	struct hf_key probe = {.name = (char *)(uintptr_t)name}, *key;
 	struct hf_key **found = tfind(&probe, &client->keys.tree, compare);
+	size_t size = strlen(name) + 1;
 
 	if (found) {
 		hf_key_ref(*found);
 		return *found;
 	}
-	key = hf_calloc(1, sizeof *key);
+	key = hf_calloc(1, sizeof *key + size);
 	if (!key)
 		return NULL;
-	key->name = hf_strdup(name);
+	key->name = (char *)(key + 1);
+	memcpy(key->name, name, size);
 	key->client = client;
 	key->refs = 1;
 	hf_link_init(&key->turn);
 	hf_link_init(&key->changed);
 	hf_link_init(&key->place);
-	if (key->name && tsearch(key, &client->keys.tree, compare))
+	if (tsearch(key, &client->keys.tree, compare))
 		return key;
 	destroy(key);
 	return NULL;

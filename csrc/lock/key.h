@@ -11,26 +11,27 @@
 #define HF_FRESH 60000
 
 struct hf_key {
-	char *name;
+	char *name; /* behind this struct */
 	struct hf_client *client;
-	size_t refs; /* whoever refers to it; 0: it is remembered only */
-
 	const void *owner; /* whose turn it is: a hold, or an op that does not know yet; or NULL */
 	const struct hf_session *owner_session; /* which one the owner goes by; NULL: not decided */
 	struct hf_link turn; /* ops that wait for their turn, in order */
-	size_t waiting; /* how many */
 
 	struct hf_kv seen; /* if known */
 	int64_t seen_at; /* when it was known here */
 	int64_t contended; /* when another's session was last seen on it, 0: never */
 	int64_t paid; /* until when refused tries have been paid for (acquire.c) */
 
-	size_t watchers; /* ops that want to know when it changes */
-	struct hf_link changed; /* ... and wait for that */
+	struct hf_link changed; /* ops that wait for a change */
 	struct hf_error *failure; /* why it cannot be read; NULL: it can, or has not been tried */
 	struct hf_op *poll; /* watch.c */
 	struct hf_link place; /* keys->idle, polled or rotation */
 	struct suspect *suspect; /* stray.c: the last one */
+	uint64_t looked; /* watch.c: what a look that began with this key told last; 0: news */
+
+	unsigned refs; /* whoever refers to it; 0: it is remembered only */
+	unsigned waiting; /* ops on turn */
+	unsigned watchers; /* ops that want to know when it changes */
 	unsigned quick; /* polls in a row that came back soon, and told nothing new */
 	unsigned batch; /* batch.c: the last one that it was in */
 

@@ -7,6 +7,7 @@
 #include "net/process.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -23,8 +24,6 @@ static void lock_free(struct hf_lock *lock)
 	if (lock->fd >= 0)
 		close(lock->fd);
 	hf_free(lock->session_id);
-	hf_free(lock->key);
-	hf_free(lock->value);
 	hf_free(lock);
 	hf_engine_unref(&client->engine);
 	hf_process_count(HF_LOCKS, -1);
@@ -49,6 +48,23 @@ static bool copy_session_opts(struct hf_lock *lock, const struct hf_session_opts
 	return lock->session_opts && hf_session_opts_copy(lock->session_opts, opts);
 }
 
+/* The object, with its key and value behind it: locks are many. */
+static struct hf_lock *make(const struct hf_lock_opts *opts)
+{
+	size_t key_size = strlen(opts->key) + 1;
+	struct hf_lock *lock = hf_calloc(1, sizeof *lock + key_size + opts->value_len);
+
+	if (!lock)
+		return NULL;
+	lock->key = (char *)(lock + 1);
+	memcpy(lock->key, opts->key, key_size);
+	lock->value = lock->key + key_size;
+	lock->value_len = opts->value_len;
+	if (opts->value_len)
+		memcpy(lock->value, opts->value, opts->value_len);
+	return lock;
+}
+
 enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opts,
 			struct hf_lock **out, struct hf_error *err)
 {
@@ -62,7 +78,7 @@ enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opt
 	pthread_mutex_unlock(&client->engine.mutex);
 	if (err->code)
 		return err->code;
-	lock = hf_calloc(1, sizeof *lock);
+	lock = make(opts);
 	if (!lock)
 		return hf_err_set(err, HF_NOMEM, "out of memory");
 	lock->client = client;
@@ -70,13 +86,9 @@ enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opt
 	hf_process_count(HF_LOCKS, 1);
 	lock->refs = 1;
 	lock->fd = -1;
-	lock->key = hf_strdup(opts->key);
-	lock->value = hf_memdup(opts->value, opts->value_len);
-	lock->value_len = opts->value_len;
 	lock->session_id = hf_strdup(opts->session);
 	lock->monitor_key = opts->monitor_key;
-	if (!lock->key || !lock->value || (opts->session && !lock->session_id) ||
-	    !copy_session_opts(lock, opts->session_opts)) {
+	if ((opts->session && !lock->session_id) || !copy_session_opts(lock, opts->session_opts)) {
 		lock_free(lock);
 		return hf_err_set(err, HF_NOMEM, "out of memory");
 	}

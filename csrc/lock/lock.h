@@ -8,17 +8,16 @@
 
 struct hf_lock {
 	struct hf_client *client; /* const; counted */
-	char *key; /* const */
-	char *value; /* const */
+	char *key, *value; /* const: behind this struct */
 	size_t value_len; /* const */
 	struct hf_session_opts *session_opts; /* const: a session of its own, or NULL */
 	char *session_id; /* const: an external session, or NULL */
 	bool monitor_key; /* const */
+	bool lost; /* lock */
 	atomic_int refs;
 
 	struct hf_op *acquiring; /* lock; not counted: the op takes itself out */
 	struct hf_hold *hold; /* lock; counted. NULL: not held */
-	bool lost; /* lock */
 	enum hf_reason reason; /* lock: how the last hold ended */
 	int fd; /* lock; -1 until asked for */
 };
@@ -34,20 +33,18 @@ struct hf_hold {
 	struct hf_key *key; /* thread; its turn is ours, or we wait for it. NULL: given back */
 	struct hf_link place; /* lock: session->holds */
 	uint64_t token; /* const once held: the index of its acquisition */
-	bool was_held; /* const once submitted: an unlock; else an acquire takes back its tries */
-	bool lost; /* const once submitted: nothing is ours to give back */
-	bool once; /* const once submitted: the caller wants to hear of the first try */
-
-	/* Tries of the acquire whose outcome is not known, or that may come once more. */
-	uint64_t copies; /* thread: the highest index one is conditional on; 0: none */
-	bool copies_make; /* thread: one is conditional on the key's absence */
-
-	enum hf_giveback phase; /* thread */
+	uint64_t copies; /* thread: the highest index that a try is conditional on whose outcome is
+			    not known, or that may come once more; 0: none */
 	uint64_t index; /* thread: what the next write is conditional on; 0: absence */
-	bool unsure; /* thread: an unlock that failed may have been carried out */
 	int64_t until; /* thread: not at any price */
 	struct hf_error *trouble; /* thread: what went wrong last, NULL: nothing */
 	struct hf_link over; /* thread: ops that wait for its end */
+	enum hf_giveback phase; /* thread */
+	bool was_held; /* const once submitted: an unlock; else an acquire takes back its tries */
+	bool lost; /* const once submitted: nothing is ours to give back */
+	bool once; /* const once submitted: the caller wants to hear of the first try */
+	bool copies_make; /* thread: one of the tries is conditional on the key's absence */
+	bool unsure; /* thread: an unlock that failed may have been carried out */
 };
 
 void hf_lock_ref(struct hf_lock *lock);

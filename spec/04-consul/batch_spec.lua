@@ -10,14 +10,20 @@ local MANY = 12
 
 describe("ops that are ready while the slots are taken", function()
   local proxy, client, prefix
-  before_each(function()
-    proxy = helper.proxy()
-    prefix = helper.unique_key()
-    client = helper.client({ address = proxy:address(), timeout = helper.seconds(1),
+
+  -- With a session that has been made. timeout: of its requests
+  local function new_client(timeout)
+    client = helper.client({ address = proxy:address(), timeout = timeout,
       session = { ttl = "60s", lock_delay = "2s" } })
     local first = assert(client:lock(prefix .. "/first"))
     assert(first:lock(helper.seconds(5)))
     assert(first:unlock(helper.seconds(5)))
+  end
+
+  before_each(function()
+    proxy = helper.proxy()
+    prefix = helper.unique_key()
+    new_client()
   end)
   after_each(function()
     proxy:clear()
@@ -226,6 +232,7 @@ describe("ops that are ready while the slots are taken", function()
   describe("and are canceled", function()
     -- A lock that is canceled while its transaction is under way, and the others that are in it.
     local function cancel_in_flight(rule)
+      new_client(1)
       local locks = known_locks(MANY)
       proxy:rule(fake.on(fake.TXN, rule, { times = 1 }))
       local ops = together.start(client, proxy, prefix, function() return start(locks, "start_lock") end)
@@ -267,10 +274,8 @@ describe("ops that are ready while the slots are taken", function()
     -- The first sending was refused because of another, and the second waits for a slot. A copy of the first that comes
     -- late may be carried out once the other's lock-delay is over.
     it("between the sendings: no copy of the first takes it afterwards", function()
-      client = helper.client({ address = proxy:address(), session = { ttl = "60s" } }) -- with a longer timeout
       local locks = new_locks(2)
       local delayed, canceled = locks[1], locks[2]
-      assert(client:lock(prefix .. "/made"):lock(helper.seconds(5)))
       assert(consul.kv.put(canceled:key(), "", { flags = agent.LOCK_FLAGS }))
       assert(consul.session.destroy(agent.occupy(delayed:key(), { LockDelay = "2s", TTL = "60s" })))
       -- Whoever can lock this one can lock the other too.
