@@ -79,8 +79,7 @@ describe("who waits", function()
       say(ok, message:match("interrupted!"))
       assert(client:close())
       client = nil
-      collectgarbage()
-      collectgarbage()
+      for _ = 1, 5 do collectgarbage() end -- on 5.1 a client goes cycles after the locks that knew it
       for name, count in pairs(core.counters()) do
         if count ~= 0 then say(name, count) end
       end
@@ -336,15 +335,18 @@ describe("a process", function()
     agent.occupy(key)
     expect("200 waiting\t200 CANCELED\t0 left", [[
       os.execute(("prlimit --nofile=64:64 --pid %d"):format(pid()))
-      local function descriptors()
-        local pipe = io.popen(("ls /proc/%d/fd | wc -l"):format(pid()))
-        local count = pipe:read("*n")
+      -- Those of a kind; of the pipes one is popen's own, or two.
+      local function descriptors(kind)
+        local pipe, count = io.popen(("ls -l /proc/%d/fd"):format(pid())), 0
+        for line in pipe:lines() do
+          if line:find(kind) and not line:find("pipe:") then count = count + 1 end
+        end
         pipe:close()
         return count
       end
       assert(client:lock(KEY .. "/first"):lock(10)) -- libcrypto may open something
       client:close()
-      local before = descriptors()
+      local before = descriptors("->")
       client = assert(holdfast.new({ scheduler = "loop", session = { name = KEY } }))
       local ops, waiting, canceled = {}, 0, 0
       loop.run(function()
@@ -358,13 +360,12 @@ describe("a process", function()
           end)
         end
         loop.sleep(0.2)
-        -- the epoll, the bell in there, and libcurl's pair
-        local own = descriptors() - before - client:stats().connections
-        if own > 4 then say("descriptors", own) end
+        local own = descriptors("anon_inode")
+        if own ~= 2 then say("not an epoll and a bell", own) end
         for i = 1, 200 do ops[i]:cancel() end
       end)
       client:close()
-      say(waiting .. " waiting", canceled .. " CANCELED", descriptors() - before .. " left")
+      say(waiting .. " waiting", canceled .. " CANCELED", descriptors("->") - before .. " left")
     ]], "loop")
   end)
 
@@ -435,12 +436,9 @@ describe("a process", function()
         end
         local threads, count = {}, 0
         for i = 1, 3 do threads[i] = { thread.start(body, tostring(i), KEY) } end
-        for i = 1, 3 do
-          local text = threads[i][2]:read("*a")
-          count = count + #text
-          threads[i][1]:join()
-        end
+        for i = 1, 3 do count = count + #threads[i][2]:read("*a") end
         say(count)
+        os.exit(0) -- cqueues frees its threads with their mutexes locked
       ]], "plain")
     end)
   end
