@@ -111,8 +111,10 @@ describe("waiting for a lock through a proxy", function()
     polls(1)
     local before = proxy:count(fake.TXN)
     proxy:rule({ match = fake.TXN, times = 2, hold = true })
-    for i = 1, 2 do unlocks[i] = assert(held[i]:start_unlock()) end
-    assert(proxy:wait_for(fake.TXN, before + 2, helper.seconds(5)))
+    for i = 1, 2 do -- one after the other, or they would share a request
+      unlocks[i] = assert(held[i]:start_unlock())
+      assert(proxy:wait_for(fake.TXN, before + i, helper.seconds(5)))
+    end
     give_back()
     polls(1, "answered")
     assert.is_true(consul.kv.put(key, "configuration", { flags = 7 }))
