@@ -849,7 +849,7 @@ static void a_set_waits_beside_a_driver(void)
 	driver = start_driver();
 	lock = new_lock(client, "k");
 	set = hf_set_new();
-	for (unsigned round = 0; round < 10; round++) {
+	for (unsigned round = 0; round < 150; round++) {
 		fake_set("k", "somebody");
 		CHECK_INT(hf_lock_acquire(lock, -1, &acquiring, &err), HF_OK);
 		CHECK_INT(hf_set_add(set, acquiring, &err), HF_OK);
