@@ -139,14 +139,19 @@ static enum hf_step attempt_reply(struct hf_op *op, const struct hf_http *http)
 
 	if (!session->keeper || ((struct keeper *)session->keeper)->phase != KEEP)
 		return attempt_over(a);
-	if (verdict == HF_V_OK)
+	switch (verdict) {
+	case HF_V_OK:
 		renewed(session, &info, a->sent);
-	else if (verdict != HF_V_ABSENT)
-		not_renewed(session, http->error != HF_OK);
-	hf_wake_all(&session->confirmed);
-	hf_wake(session->keeper);
-	if (verdict == HF_V_ABSENT) /* Consul's own 404: the only final answer to a renewal */
+		hf_wake_all(&session->confirmed);
+		hf_wake(session->keeper);
+		break;
+	case HF_V_ABSENT: /* Consul's own 404: the only final answer to a renewal */
 		hf_session_gone(session);
+		break;
+	default: /* whoever waits for an answer waits for that of another one */
+		not_renewed(session, http->error != HF_OK);
+		hf_wake(session->keeper);
+	}
 	return attempt_over(a);
 }
 

@@ -202,17 +202,18 @@ describe("ops that are ready while the slots are taken", function()
     held_by_us(locks)
     all_are("OK", at_once(locks, "start_unlock"))
     all_free(locks)
-    local transactions, refused, most = together.transactions(proxy, "."), 0, 0
-    for _, transaction in ipairs(transactions) do
+    local count, refused, most = 0, 0, 0
+    for _, transaction in ipairs(together.transactions(proxy, ".")) do
       if transaction.status == 413 then
         refused = refused + 1
-      else
+      elseif transaction.keys[transaction[1]] ~= "check-session" then -- as often as it takes time
+        count = count + 1
         most = math.max(most, transaction.operations)
       end
     end
     assert.is_true(refused <= 1, refused .. " refused")
     assert.is_true(most == 64 or most == 128, most .. " operations")
-    assert.is_true(#transactions < 20, #transactions .. " transactions")
+    assert.is_true(count < 20, count .. " transactions")
   end)
 
   it("are no more than 512 KiB, and what is too large by itself is refused alone", function()
