@@ -138,6 +138,8 @@ struct reader {
 	struct hf_key *batch[HF_TXN_MAX]; /* counted: what the request in flight reads */
 	size_t count;
 	size_t most; /* how many the next one may read: fewer after a reply that was too long */
+	const struct hf_key *first; /* of this round; NULL: the next one that is read. Requests do
+				       not reach beyond it, or no two would ask the same */
 };
 
 static int64_t pace(const struct hf_keys *keys)
@@ -169,12 +171,16 @@ static bool reader_request(struct hf_op *op, struct hf_http *http)
 	for (r->count = 0; link && r->count < r->most && hf_txn_room(http, r->count); r->count++) {
 		struct hf_key *key = HF_OF(struct hf_key, place, link);
 
+		if (r->count && key == r->first)
+			break;
 		link = hf_link_after(&keys->rotation, link);
 		hf_txn_add(http, &(struct hf_txn_op){.verb = HF_GET, .key = key->name});
 		hf_key_ref(key);
 		r->batch[r->count] = key;
 	}
 	hf_txn_end(http);
+	if (!r->first && r->count)
+		r->first = r->batch[0];
 	return r->count > 0;
 }
 
@@ -309,6 +315,10 @@ static void rotate(struct hf_key *key)
 
 static void leave_rotation(struct hf_key *key)
 {
+	struct reader *r = (struct reader *)key->client->keys.reader;
+
+	if (r && r->first == key)
+		r->first = NULL;
 	hf_link_remove(&key->place);
 	key->client->keys.rotation_count--;
 }
