@@ -75,8 +75,10 @@ static int l_token(lua_State *L)
 	struct hf_lock_state state;
 
 	hf_lock_state(check_lock(L), &state);
-	if (!state.held)
-		return 0;
+	if (!state.held) {
+		lua_pushnil(L);
+		return 1;
+	}
 	hf_bind_push_index(L, state.token);
 	return 1;
 }
@@ -97,8 +99,10 @@ static int l_session(lua_State *L)
 	char id[64];
 
 	hf_lock_session(check_lock(L), id, sizeof id);
-	if (!id[0])
-		return 0;
+	if (!id[0]) {
+		lua_pushnil(L);
+		return 1;
+	}
 	lua_pushstring(L, id);
 	return 1;
 }
