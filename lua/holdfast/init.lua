@@ -62,16 +62,30 @@ local function read(op, ...)
   return ...
 end
 
+local function waited(op, ok, ...)
+  if ok then return ... end
+  drop(op)
+  error((...), 0)
+end
+
+-- What interrupts a wait that blocks, as Ctrl-C does, comes out of it as an error, and the op is dropped. Coroutines of
+-- a loop are not resumed then: the loop sees to their ops.
+local function wait(scheduler, op)
+  if scheduler.blocking or (scheduler.wait == loop.wait and not loop.running()) then
+    return waited(op, pcall(scheduler.wait, op))
+  end
+  return scheduler.wait(op)
+end
+
 -- Waits for an op of an object and answers its result. The op is dropped with that: its descriptor must not wait for
 -- the collector. A scheduler may wake early: the op itself knows. An op that cannot be waited for is dropped, which
--- cancels it, so that it has no effect that nobody knows of. An error in `wait` leaves that to the collector. The
--- object is an argument for its own sake: what is waited for must not be collected meanwhile, and
--- `client:lock(k):lock()` has no other reference to it.
+-- cancels it, so that it has no effect that nobody knows of. The object is an argument for its own sake: what is waited
+-- for must not be collected meanwhile, and `client:lock(k):lock()` has no other reference to it.
 local function finish(object, scheduler, op, message, code) -- luacheck: ignore 212
   if not op then return nil, message, code end
   local done
   repeat
-    done, message, code = scheduler.wait(op)
+    done, message, code = wait(scheduler, op)
     if not done and message ~= "timeout" then
       drop(op)
       return nil, message, code

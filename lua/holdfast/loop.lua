@@ -221,9 +221,12 @@ local function reset(self)
   self.timers, self.fds, self.ops, self.seq = {}, {}, {}, 0
 end
 
--- After an interrupt nobody waits any more.
+-- After an interrupt nobody waits any more, nor hears what would come of it.
 local function forget_all(self)
-  for _, first in pairs(self.ops) do self.source.unfollow(first.op) end
+  for _, first in pairs(self.ops) do
+    self.source.unfollow(first.op)
+    first.op:cancel()
+  end
 end
 
 function Loop:start(fn, ...)

@@ -70,6 +70,31 @@ describe("who waits", function()
     end)
   end
 
+  it("takes no lock for nobody when the program goes on after Ctrl-C", function()
+    local status, out, err = interrupt([[
+      collectgarbage("stop")
+      local lock = client:lock(KEY)
+      local ok, message = pcall(lock.lock, lock)
+      say(ok, message:match("interrupted!"))
+      local code
+      repeat code = select(3, lock:lock(0)) until code ~= "HELD" -- until the first call has ended
+      say(code, tostring(lock:token()))
+    ]], "plain")
+    assert.are.same({ "false\tinterrupted!\nTIMEOUT\tnil\n", "", 0 }, { out, err, status })
+  end)
+
+  it("takes no lock for nobody when the program goes on after Ctrl-C in a loop", function()
+    local status, out, err = interrupt([[
+      collectgarbage("stop")
+      local lock = client:lock(KEY)
+      pcall(loop.run, function() lock:lock() end)
+      local code
+      repeat code = loop.run(function() return select(3, lock:lock(0)) end) until code ~= "HELD"
+      say(code)
+    ]], "loop")
+    assert.are.same({ "TIMEOUT\n", "", 0 }, { out, err, status })
+  end)
+
   it("leaves nothing behind in a loop that is interrupted", function()
     local status, out, err = interrupt([[
       local ok, message = pcall(loop.run, function()
