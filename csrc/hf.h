@@ -245,7 +245,7 @@ struct hf_request {
 	size_t max_body; /* of the response; the rest is not read */
 };
 
-/* Starts an HTTP request. With a guard the worker aborts it the moment that lock's hold ends, and
+/* Starts an HTTP request. With a guard it is aborted the moment that lock's hold ends, and
  * it is refused with NOT_HELD or LOST when it is not held now. *out belongs to the caller. */
 enum hf_err hf_request_start(struct hf_client *client, struct hf_lock *guard,
 			     const struct hf_request *req, struct hf_op **out,
