@@ -127,7 +127,7 @@ describe("a held lock that nobody refers to any more", function()
       return agent.is_free(key)()
     end)
     assert.are.equal(0, client:stats().locks_held)
-    assert.is_true(client:lock(key):lock(0))
+    assert.is_true(client:lock(key):lock(helper.seconds(5)))
   end)
 
   if _VERSION == "Lua 5.4" then

@@ -44,9 +44,23 @@ local ACTIONS = {
   pass_then_reset = true, late = true, twice = true,
 }
 
-local function call(self, name, command, seconds)
-  command = command or {}
-  command["do"] = name
+-- What Debian's LuaJIT compiles of dkjson's encode makes an empty object of a table now and then.
+local function interpret(fn, seen)
+  if seen[fn] or debug.getinfo(fn, "S").what == "C" then return end
+  seen[fn] = true
+  require("jit").off(fn, true)
+  for i = 1, math.huge do
+    local name, value = debug.getupvalue(fn, i)
+    if not name then return end
+    if type(value) == "function" then interpret(value, seen) end
+  end
+end
+
+if rawget(_G, "jit") then interpret(json.encode, {}) end
+
+local function call(self, name, arguments, seconds)
+  local command = { ["do"] = name }
+  for key, value in pairs(arguments or {}) do command[key] = value end
   self.control_:settimeout((seconds or 0) + 20)
   assert(self.control_:send(json.encode(command) .. "\n"))
   local reply = json.decode(assert(self.control_:receive("*l")))
@@ -65,9 +79,7 @@ function Proxy:rule(rule)
     if type(value) ~= RULE[name] then error(("proxy rule: no option %s like that"):format(name), 2) end
   end
   if rule.action and not ACTIONS[rule.action] then error("proxy rule: no action " .. rule.action, 2) end
-  local copy = {}
-  for name, value in pairs(rule) do copy[name] = value end
-  call(self, "rule", copy)
+  call(self, "rule", rule)
 end
 
 --- Removes all rules (those at work go on).

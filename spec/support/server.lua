@@ -501,7 +501,8 @@ end
 
 local function execute(line)
   local command = json.decode(line)
-  local ok, value = pcall(commands[command["do"]], command)
+  local fn = commands[command["do"]] or function() error("no such command: " .. line, 0) end
+  local ok, value = pcall(fn, command)
   return json.encode({ ok = ok, value = value }) .. "\n"
 end
 
