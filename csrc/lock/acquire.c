@@ -35,9 +35,6 @@
 
 /* A caller that cancels waits so long for what it may have got to be given back, ms. */
 #define GRACE 500
-/* With nobody on the key, its last holder has died within the lock-delay. */
-#define DELAY_MIN 200
-#define DELAY_MAX 2000
 /* A try in vain is an entry in every server's log: so many of them may follow each other, then one
  * in so many ms. */
 #define TRIES_BURST 4
@@ -518,7 +515,7 @@ static enum hf_step tried(struct acquire *a, const struct hf_answer *answer)
 			return refuse(a, HF_TIMEOUT, err->message);
 		note(a, HF_TIMEOUT, err->message);
 		stop_watching(a); /* nothing changes on the key */
-		return later(a, hf_now() + hf_jitter(DELAY_MIN, DELAY_MAX));
+		return later(a, hf_key_undelayed());
 	case HF_V_NO_SESSION:
 		return use_session(a);
 	default:

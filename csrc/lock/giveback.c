@@ -28,15 +28,11 @@
 #include "lock/stray.h"
 
 #include "base/alloc.h"
-#include "base/random.h"
 #include "lock/batch.h"
 
 #include <string.h>
 #include <sys/eventfd.h>
 
-/* With nobody on the key, its last holder has died within the lock-delay. */
-#define DELAY_MIN 200
-#define DELAY_MAX 2000
 /* How long a renewal may take to tell whether the session is there, ms. */
 #define CONFIRM 500
 
@@ -283,7 +279,7 @@ static enum hf_step fenced(struct hf_hold *h, const struct hf_answer *a)
 		return end(h, a->err.code, a->err.message);
 	case HF_V_DELAY:
 		h->phase = HF_LOOKING;
-		return hf_op_sleep(&h->op, hf_now() + hf_jitter(DELAY_MIN, DELAY_MAX));
+		return hf_op_sleep(&h->op, hf_key_undelayed());
 	case HF_V_MOVED:
 	case HF_V_HELD:
 	case HF_V_ABSENT:

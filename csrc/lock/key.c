@@ -1,12 +1,16 @@
 #include "lock/key.h"
 
 #include "base/alloc.h"
+#include "base/random.h"
 
 #include <search.h>
 #include <string.h>
 
 /* So many keys are remembered when nobody uses them. Forgetting one costs a read the next time. */
 #define REMEMBERED 16384
+/* Between tries during a lock-delay, ms. */
+#define DELAY_MIN 200
+#define DELAY_MAX 2000
 /* So long others count as contenders after they have been seen, ms. */
 #define CONTENDED 2000
 
@@ -194,4 +198,9 @@ bool hf_key_taken(struct hf_key *key, const char *session)
 		return false;
 	key->contended = hf_now();
 	return true;
+}
+
+int64_t hf_key_undelayed(void)
+{
+	return hf_now() + hf_jitter(DELAY_MIN, DELAY_MAX);
 }

@@ -69,4 +69,8 @@ void hf_keys_init(struct hf_client *client);
 /* Frees them all. Nobody refers to one any more. */
 void hf_keys_free(struct hf_client *client);
 
+/* When to ask again for a key that the server holds back: nobody is on it, but its last holder has
+ * died within the lock-delay. */
+int64_t hf_key_undelayed(void);
+
 #endif
