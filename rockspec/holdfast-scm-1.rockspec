@@ -25,6 +25,7 @@ build = {
     ["holdfast.emitter.options"] = "lua/holdfast/emitter/options.lua",
     ["holdfast.headers"] = "lua/holdfast/headers.lua",
     ["holdfast.loop"] = "lua/holdfast/loop.lua",
+    ["holdfast.object"] = "lua/holdfast/object.lua",
     ["holdfast.options"] = "lua/holdfast/options.lua",
     ["holdfast.queue"] = "lua/holdfast/queue/init.lua",
     ["holdfast.queue.memory"] = "lua/holdfast/queue/memory.lua",

@@ -17,6 +17,7 @@
 local core = require("holdfast.core")
 local headers = require("holdfast.headers")
 local loop = require("holdfast.loop")
+local object = require("holdfast.object")
 local options = require("holdfast.options")
 local sched = require("holdfast.sched")
 
@@ -29,72 +30,7 @@ local UNPROTECTED = { LOST = true, CLOSED = true, FORKED = true }
 
 local Client, Lock = {}, {}
 
--- What a method needs to know of its object, and userdata has no room for: client -> { scheduler, session },
--- lock -> its client. The second also keeps a client alive as long as one of its locks.
-local function weak() return setmetatable({}, { __mode = "k" }) end
-
-local known = { clients = weak(), locks = weak() }
-
--- Puts methods on the core's table of a class, once. A second copy of this module in one Lua state takes over what the
--- first one knew, or objects made before would be strangers to the methods of now.
-local function extend(object, methods)
-  local class = getmetatable(object).__index
-  if class.methods_ == methods then return end
-  known = class.known_ or known
-  class.known_, class.methods_ = known, methods
-  for name, method in pairs(methods) do class[name] = method end
-end
-
-local function scheduler_of(lock)
-  return known.clients[known.locks[lock]].scheduler
-end
-
--- ---- waiting -------------------------------------------------------------------------------------------------------
-
--- Cancels an op without waiting for the collector.
-local function drop(op)
-  local finalize = (getmetatable(op) or {}).__gc
-  if finalize then finalize(op) end
-end
-
-local function read(op, ...)
-  drop(op)
-  return ...
-end
-
-local function waited(op, ok, ...)
-  if ok then return ... end
-  drop(op)
-  error((...), 0)
-end
-
--- What interrupts a wait that blocks, as Ctrl-C does, comes out of it as an error, and the op is dropped. Coroutines of
--- a loop are not resumed then: the loop sees to their ops.
-local function wait(scheduler, op)
-  if scheduler.blocking or (scheduler.wait == loop.wait and not loop.running()) then
-    return waited(op, pcall(scheduler.wait, op))
-  end
-  return scheduler.wait(op)
-end
-
--- Waits for an op of an object and answers its result. The op is dropped with that: its descriptor must not wait for
--- the collector. A scheduler may wake early: the op itself knows. An op that cannot be waited for is dropped, which
--- cancels it, so that it has no effect that nobody knows of. The object is an argument for its own sake: what is waited
--- for must not be collected meanwhile, and `client:lock(k):lock()` has no other reference to it.
-local function finish(object, scheduler, op, message, code) -- luacheck: ignore 212
-  if not op then return nil, message, code end
-  local done
-  repeat
-    done, message, code = wait(scheduler, op)
-    if not done and message ~= "timeout" then
-      drop(op)
-      return nil, message, code
-    end
-    done, message, code = op:wait(0)
-  until done or message
-  if not done then return nil, message, code end
-  return read(op, op:result())
-end
+local finish = object.finish
 
 local function respond(status, raw_headers, body, truncated, elapsed)
   if not status then return nil, raw_headers, body end
@@ -107,11 +43,11 @@ end
 -- `level` is as for error() in the function that calls this.
 local function new_lock(client, key_or_opts, level)
   local lock
-  local settings, message, code = options.lock(key_or_opts, known.clients[client].session, level + 1)
+  local settings, message, code = options.lock(key_or_opts, object.facts(client).session, level + 1)
   if settings then lock, message, code = client:lock_object(settings) end
   if not lock then return nil, message, code end
-  extend(lock, Lock)
-  known.locks[lock] = client
+  object.extend(lock, Lock)
+  object.own(lock, client)
   return lock
 end
 
@@ -166,8 +102,8 @@ function Client:with_lock(key_or_opts, timeout, fn)
   return unpack(results, 2, results.n)
 end
 
-local function request(object, scheduler, settings)
-  return respond(finish(object, scheduler, object:start_request(settings)))
+local function request(of, settings)
+  return respond(finish(of, of:start_request(settings)))
 end
 
 --- Makes an HTTP request. Redirects are not followed.
@@ -179,11 +115,11 @@ end
 function Client:request(req)
   local settings, message, code = options.request(req, 2)
   if not settings then return nil, message, code end
-  return request(self, known.clients[self].scheduler, settings)
+  return request(self, settings)
 end
 
 local function close(client, tell)
-  local ok, message, code = finish(client, known.clients[client].scheduler, client:start_close(tell))
+  local ok, message, code = finish(client, client:start_close(tell))
   if not ok then return nil, message, code end
   client:join()
   return true
@@ -208,7 +144,7 @@ end
 -- @function client:scheduler
 -- @treturn table `{ wait=, sleep=, spawn=, now= }`
 function Client:scheduler()
-  return known.clients[self].scheduler
+  return object.scheduler(self)
 end
 
 -- ---- lock ----------------------------------------------------------------------------------------------------------
@@ -219,7 +155,7 @@ end
 -- @treturn true|nil true; nil, message, code (TIMEOUT, HELD, CONFLICT, SESSION, CANCELED, DENIED, CONNECT, ...)
 function Lock:lock(timeout)
   local seconds = options.timeout(timeout, 2)
-  return finish(self, scheduler_of(self), self:start_lock(seconds))
+  return finish(self, self:start_lock(seconds))
 end
 
 --- Gives the lock back.
@@ -230,7 +166,7 @@ end
 -- (TIMEOUT, CONNECT, HTTP, DENIED ...)
 function Lock:unlock(timeout)
   local seconds = options.timeout(timeout, 2)
-  return finish(self, scheduler_of(self), self:start_unlock(seconds))
+  return finish(self, self:start_unlock(seconds))
 end
 
 --- Deletes the key if nobody holds it.
@@ -239,7 +175,7 @@ end
 -- @treturn true|nil true, also when the key is absent; nil, message, code (HELD, IN_USE, CONFLICT, ...)
 function Lock:destroy(timeout)
   local seconds = options.timeout(timeout, 2)
-  return finish(self, scheduler_of(self), self:start_destroy(seconds))
+  return finish(self, self:start_destroy(seconds))
 end
 
 --- Makes an HTTP request that is aborted in mid-flight the moment the lock is lost.
@@ -249,7 +185,7 @@ end
 function Lock:request(req)
   local settings, message, code = options.request(req, 2)
   if not settings then return nil, message, code end
-  return request(self, scheduler_of(self), settings)
+  return request(self, settings)
 end
 
 -- How the hold with this token ended, or nil while it goes on; a message and a code when the lock cannot say. A hold
@@ -289,7 +225,7 @@ function Lock:wait_lost(timeout)
   local seconds = options.timeout(timeout, 2)
   local held, reason, code = self:held()
   if held == nil then return nil, reason, code end
-  if held then return watch(self, scheduler_of(self), self:token(), seconds) end
+  if held then return watch(self, object.scheduler(self), self:token(), seconds) end
   if reason and reason ~= "" then return reason end
   return nil, ("lock %q has not been held"):format(self:key()), "NOT_HELD"
 end
@@ -303,6 +239,9 @@ function Lock.dirty() return false end
 function Lock:getfd() return self:pollfd() end
 
 -- ---- the module ----------------------------------------------------------------------------------------------------
+
+-- What a client has that is no method: name -> function(client).
+local FACETS = {}
 
 local M = { _VERSION = core._VERSION }
 
@@ -321,8 +260,8 @@ function M.new(opts)
   if not scheduler then return nil, message, code end
   client, message, code = core.client(settings)
   if not client then return nil, message, code end
-  extend(client, Client)
-  known.clients[client] = { scheduler = scheduler, session = settings.session }
+  object.extend(client, Client, FACETS)
+  object.know(client, { scheduler = scheduler, session = settings.session })
   return client
 end
 

@@ -1,0 +1,113 @@
+--- What the userdata of the core are to the Lua layer: methods put over their class, what is known of each object, and
+-- the one way to wait for what they start. Private.
+-- @module holdfast.object
+
+local loop = require("holdfast.loop")
+
+local M = {}
+
+-- What a method needs to know of its object, and userdata has no room for: client -> { scheduler, session, ... }, and
+-- any other object -> its client, which it keeps alive.
+local function weak() return setmetatable({}, { __mode = "k" }) end
+
+local known = { clients = weak(), owners = weak() }
+
+-- ---- classes -------------------------------------------------------------------------------------------------------
+
+-- client.kv and its like are no methods: each is made when it is asked for, since one that was kept here would keep its
+-- client for ever on Luas without ephemeron tables.
+local function index(class, facets)
+  return function(object, name)
+    local method = class[name]
+    if method ~= nil then return method end
+    local facet = facets[name]
+    return facet and facet(object)
+  end
+end
+
+--- Puts methods on the core's table of a class, once. A second copy of this module in one Lua state takes over what the
+-- first one knew, or objects made before would be strangers to the methods of now.
+-- @param object any of the class
+-- @tparam table methods
+-- @tparam[opt] table facets name -> function(object), for what is had without a call
+function M.extend(object, methods, facets)
+  local meta = getmetatable(object)
+  local class = meta.class_ or meta.__index
+  if class.methods_ == methods then return end
+  known = class.known_ or known
+  class.known_, class.methods_ = known, methods
+  for name, method in pairs(methods) do class[name] = method end
+  if facets then meta.class_, meta.__index = class, index(class, facets) end
+end
+
+--- Notes what there is to know of a client.
+-- @param client
+-- @tparam table facts `{ scheduler=, session= }`
+function M.know(client, facts) known.clients[client] = facts end
+
+--- Notes whose an object is.
+function M.own(object, client) known.owners[object] = client end
+
+--- The client of an object.
+function M.client(object) return known.owners[object] end
+
+--- What is known of a client.
+function M.facts(client) return known.clients[client] end
+
+--- The scheduler of a client, or of the client that an object is of.
+function M.scheduler(object)
+  return known.clients[known.owners[object] or object].scheduler
+end
+
+-- ---- waiting -------------------------------------------------------------------------------------------------------
+
+-- Cancels an op without waiting for the collector.
+local function drop(op)
+  local finalize = (getmetatable(op) or {}).__gc
+  if finalize then finalize(op) end
+end
+
+local function read(op, ...)
+  drop(op)
+  return ...
+end
+
+local function waited(op, ok, ...)
+  if ok then return ... end
+  drop(op)
+  error((...), 0)
+end
+
+-- What interrupts a wait that blocks, as Ctrl-C does, comes out of it as an error, and the op is dropped. Coroutines of
+-- a loop are not resumed then: the loop sees to their ops.
+local function wait(scheduler, op)
+  if scheduler.blocking or (scheduler.wait == loop.wait and not loop.running()) then
+    return waited(op, pcall(scheduler.wait, op))
+  end
+  return scheduler.wait(op)
+end
+
+--- Waits for an op of an object and answers its result. The op is dropped with that: its descriptor must not wait for
+-- the collector. A scheduler may wake early: the op itself knows. An op that cannot be waited for is dropped, which
+-- cancels it, so that it has no effect that nobody knows of. The object is an argument also for its own sake: what is
+-- waited for must not be collected meanwhile, and `client:lock(k):lock()` has no other reference to it.
+-- @param object a client, or an object of one
+-- @param op what a start_* method answered, with the two that follow
+-- @return what op:result() answers; nil, message, code
+function M.finish(object, op, message, code)
+  if not op then return nil, message, code end
+  local scheduler = M.scheduler(object)
+  local done
+  repeat
+    done, message, code = wait(scheduler, op)
+    if not done and message ~= "timeout" then
+      drop(op)
+      return nil, message, code
+    end
+    done, message, code = op:wait(0)
+  until done or message
+  if not done then return nil, message, code end
+  return read(op, op:result())
+end
+
+return M
