@@ -196,8 +196,10 @@ static struct hf_key *giveback_key(const struct hf_op *op)
 
 /* ---- answers -------------------------------------------------------------------------------- */
 
+/* Whatever the last of its copies is told, an earlier one may have been carried out. */
 static enum hf_step unlocked(struct hf_hold *h, const struct hf_answer *a)
 {
+	h->unsure |= a->copied;
 	switch (a->verdict) {
 	case HF_V_OK:
 		hf_key_unlocked(h->key, a->kv.index);
@@ -205,7 +207,6 @@ static enum hf_step unlocked(struct hf_hold *h, const struct hf_answer *a)
 	case HF_V_MOVED:
 	case HF_V_ABSENT:
 	case HF_V_NOT_OURS:
-		h->unsure |= a->copied;
 		return ask(h, HF_LOOKING);
 	case HF_V_FINAL: /* a token may be on its way, but nobody new should lean on this session */
 		hf_session_retire(h->session);

@@ -39,6 +39,19 @@ describe("unlock through a proxy", function()
     assert.are.same({ false }, { lock:lost() })
   end)
 
+  for what, refusal in pairs({ ["a 403"] = { status = 403, body = "Permission denied" },
+    ["a 429"] = { status = 429, body = "rate limit exceeded" } }) do
+    it(("answers true though libcurl sent it again when the reply was lost, and that was refused by %s"):format(what),
+      function()
+        proxy:rule({ match = fake.TXN, times = 1, action = "pass_then_close" })
+        proxy:rule(fake.on(fake.TXN, refusal, { times = 1 }))
+        local ok, message = lock:unlock(helper.seconds(5))
+        assert.is_true(ok, message)
+        assert.is_true(is_free())
+        assert.are.same({ false }, { lock:lost() })
+      end)
+  end
+
   for action, times in pairs({ pass_then_close = 3, pass_then_reset = 3, pass_then_stall = 1 }) do
     it(("answers true though the reply was lost (%s)"):format(action), function()
       proxy:rule({ match = fake.TXN, times = times, action = action })
