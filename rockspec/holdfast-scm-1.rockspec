@@ -74,6 +74,7 @@ build = {
         "csrc/net/op.c",
         "csrc/net/process.c",
         "csrc/net/request.c",
+        "csrc/net/set.c",
         "csrc/net/sockets.c",
         "csrc/net/transfer.c",
         "csrc/net/turn.c",

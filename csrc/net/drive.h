@@ -20,8 +20,39 @@
 
 #include "net/turn.h"
 
+#include <poll.h>
+#include <signal.h>
+
 /* The life of an engine's worker: until the engine has come to its end. */
 void hf_drive_run(struct hf_engine *engine);
+
+/* ---- for drivers, in this order ---- */
+
+/* The signals of a thread before it drove, and while it sleeps: a library that writes to a
+ * connection which is gone must not end the process. */
+struct hf_signals {
+	sigset_t before, asleep;
+};
+
+void hf_drive_block(struct hf_signals *signals);
+/* Answers whether the caller drives now: nobody else does. *fd is what a driver sleeps on, -1
+ * (which poll(2) does not mind) after the engine's end. */
+bool hf_drive_enter(struct hf_engine *engine, int *fd);
+/* One turn; look: at the sockets too. *due is when the next one is; never at the end of the engine,
+ * when everything has finished. */
+void hf_drive_turn(struct hf_engine *engine, bool look, int64_t *due);
+/* Sleeps until one of n descriptors is readable, or until a time, or a signal that mask lets
+ * through (NULL: as it is). Answers how many are readable, or -errno. */
+int hf_drive_sleep(struct pollfd *fds, size_t n, int64_t until, const sigset_t *mask);
+/* For who drives. */
+void hf_drive_leave(struct hf_engine *engine);
+void hf_drive_unblock(const struct hf_signals *signals);
+
+/* The time at which a timeout (ms, < 0: none) that begins now is over. */
+int64_t hf_drive_until(int64_t timeout);
+
+/* ---- sets (set.c) ---- */
+
 /* An op has finished that a set waits for. */
 void hf_seat_finished_locked(struct hf_op *op);
 
