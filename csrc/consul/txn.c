@@ -199,22 +199,3 @@ enum hf_verdict hf_txn_read_checks(const struct hf_http *http, const struct hf_c
 	hf_txn_close(&reply);
 	return verdict;
 }
-
-enum hf_verdict hf_txn_read_gets(const struct hf_http *http, const struct hf_consul *consul,
-				 size_t count, struct hf_kv *kvs, enum hf_verdict *verdicts,
-				 struct hf_error *err)
-{
-	struct hf_txn_reply reply;
-	enum hf_verdict verdict = hf_txn_open(&reply, http, consul, count, err);
-	struct hf_error ignored;
-
-	for (size_t i = 0; i < count; i++)
-		verdicts[i] = refused_at(&reply, i, &ignored);
-	if (verdict == HF_V_OK && reply.refused)
-		verdict = HF_V_ABSENT;
-	for (; verdict == HF_V_OK && reply.next < count; reply.next++)
-		if (!hf_kv_parse(hf_json_field(result(&reply), "KV"), &kvs[reply.next]))
-			verdict = hf_call_garbled(http, consul, err);
-	hf_txn_close(&reply);
-	return verdict;
-}

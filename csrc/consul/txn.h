@@ -47,12 +47,6 @@ bool hf_txn_fits(const struct hf_http *http);
  * there is no answer. */
 enum hf_verdict hf_txn_read_checks(const struct hf_http *http, const struct hf_consul *consul,
 				   size_t count, enum hf_verdict *verdicts, struct hf_error *err);
-/* The reply to count get operations, all or nothing. HF_V_OK: kvs has them all, without `at`.
- * HF_V_ABSENT: one at least does not exist, verdicts[i] says which, and nothing is known of the
- * others. */
-enum hf_verdict hf_txn_read_gets(const struct hf_http *http, const struct hf_consul *consul,
-				 size_t count, struct hf_kv *kvs, enum hf_verdict *verdicts,
-				 struct hf_error *err);
 
 /* ---- replies that are read in parts, each of which is some operations on one key ---- */
 

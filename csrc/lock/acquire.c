@@ -411,6 +411,8 @@ static enum hf_step look_again(struct acquire *a)
 	    hf_session_over(session_of(a)))
 		return use_session(a);
 	key->owner_session = session_of(a);
+	if (!key->known)
+		return read_key(a);
 	if (too_many(key) && !hf_key_taken(key, session_of(a)->id))
 		return spaced(a);
 	return decide(a);

@@ -184,6 +184,12 @@ void hf_key_failed(struct hf_key *key, const struct hf_error *why, bool final)
 	hf_wake_all(&key->changed);
 }
 
+void hf_key_hidden(struct hf_key *key)
+{
+	key->known = false;
+	hf_wake_all(&key->changed);
+}
+
 bool hf_key_fresh(const struct hf_key *key)
 {
 	int64_t now = hf_now();

@@ -61,6 +61,8 @@ bool hf_key_saw(struct hf_key *key, const struct hf_kv *kv, int64_t sent);
 void hf_key_unlocked(struct hf_key *key, uint64_t index);
 /* Notes that a key cannot be read, for good or not, and wakes who waits for a change. */
 void hf_key_failed(struct hf_key *key, const struct hf_error *why, bool final);
+/* It has not been told with others that could be read: who waits for a change is to look alone. */
+void hf_key_hidden(struct hf_key *key);
 /* Whether seen is recent knowledge of our own that nobody seems to have made obsolete. */
 bool hf_key_fresh(const struct hf_key *key);
 /* Whether a session other than this one has it, as far as we have seen: then it is contended. */

@@ -203,18 +203,22 @@ static void tell(struct hf_key *key, const struct hf_kv *kv, int64_t sent)
 		hf_session_retire(key->client->shared);
 }
 
-/* What a transaction did not find is not in rotation for long: whoever waits will look. */
-static void tell_refused(struct hf_key *key, enum hf_verdict verdict, int64_t sent)
+/* A transaction that was refused tells only of the keys that it was refused for; one that was not
+ * leaves out what an ACL hides, and who waits for that is told so when he looks for himself. */
+static void tell_part(struct hf_key *key, struct hf_txn_reply *reply, size_t index, int64_t sent)
 {
-	const struct hf_kv absent = {0};
 	struct hf_error err;
+	struct hf_kv kv;
+	enum hf_verdict verdict = hf_txn_read_part(reply, key->name, index, 1, &kv, &err);
 
-	if (verdict == HF_V_ABSENT) {
-		tell(key, &absent, sent);
+	if (verdict == HF_V_ABSENT || kv.exists) {
+		tell(key, &kv, sent);
 	} else if (verdict != HF_V_OK) {
-		hf_err_set(&err, HF_DENIED, "the key \"%s\" may not be read", key->name);
 		turn_round(key);
 		hf_key_failed(key, &err, true);
+	} else if (!reply->refused) {
+		turn_round(key);
+		hf_key_hidden(key);
 	}
 }
 
@@ -254,9 +258,8 @@ static enum hf_step reader_reply(struct hf_op *op, const struct hf_http *http)
 {
 	struct reader *r = (struct reader *)op;
 	struct hf_client *client = hf_client_of(op);
-	enum hf_verdict verdicts[HF_TXN_MAX], verdict;
-	struct hf_kv kvs[HF_TXN_MAX];
 	uint64_t print = print_of(http);
+	struct hf_txn_reply reply;
 	struct hf_error err;
 
 	if (nothing_new(r, http, print)) {
@@ -264,20 +267,17 @@ static enum hf_step reader_reply(struct hf_op *op, const struct hf_http *http)
 			turn_round(r->batch[i]);
 		return read_on(r);
 	}
-	verdict = hf_txn_read_gets(http, &client->consul, r->count, kvs, verdicts, &err);
-	if (verdict != HF_V_OK && verdict != HF_V_ABSENT) {
-		put_batch(r);
-		r->most = r->most > 1 ? r->most / 2 : 1;
-		return hf_op_backoff(op, HF_NEVER);
+	if (hf_txn_open(&reply, http, &client->consul, r->count, &err) == HF_V_OK) {
+		r->batch[0]->looked = reply.refused ? 0 : print;
+		for (size_t i = 0; i < r->count; i++)
+			tell_part(r->batch[i], &reply, i, http->sent);
+		hf_txn_close(&reply);
+		return read_on(r);
 	}
-	r->batch[0]->looked = verdict == HF_V_OK ? print : 0;
-	for (size_t i = 0; i < r->count; i++) {
-		if (verdict == HF_V_OK)
-			tell(r->batch[i], &kvs[i], http->sent);
-		else
-			tell_refused(r->batch[i], verdicts[i], http->sent);
-	}
-	return read_on(r);
+	hf_txn_close(&reply);
+	put_batch(r);
+	r->most = r->most > 1 ? r->most / 2 : 1;
+	return hf_op_backoff(op, HF_NEVER);
 }
 
 static enum hf_step reader_cancel(struct hf_op *op, enum hf_err why)

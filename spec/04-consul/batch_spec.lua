@@ -342,17 +342,28 @@ describe("ops that are ready while the slots are taken, at an agent with an ACL"
   local ROOT = "5e551014-0000-4000-8000-00000000acl0"
   after_each(helper.finish)
 
-  it("are denied one by one, and the others get what they want", function()
+  local function set_rules(server, rules, id)
+    local status, text = server:ask(consul.request, "PUT", "/v1/acl/policy" .. (id and "/" .. id or ""), nil,
+      json.encode({ Name = "some", Rules = rules }))
+    assert.are.equal(200, status, text)
+    return json.decode(text).ID
+  end
+
+  -- An agent that denies what rules do not allow to whoever has the token; and the id of the policy.
+  local function strict_agent(rules)
     local server = helper.agent({ token = ROOT,
       config = { acl = { enabled = true, default_policy = "deny", tokens = { master = ROOT, agent = ROOT } } } })
-    local rules = [[key_prefix "open/" { policy = "write" } key_prefix "readable/" { policy = "read" }
-      session_prefix "" { policy = "write" }]]
-    assert.are.equal(200, (server:ask(consul.request, "PUT", "/v1/acl/policy", nil,
-      json.encode({ Name = "some", Rules = rules }))))
+    local policy = set_rules(server, rules)
     local _, token = server:ask(consul.request, "PUT", "/v1/acl/token", nil,
-      json.encode({ Policies = { { Name = "some" } } }))
+      json.encode({ Policies = { { ID = policy } } }))
+    return server, json.decode(token).SecretID, policy
+  end
+
+  it("are denied one by one, and the others get what they want", function()
+    local server, token = strict_agent([[key_prefix "open/" { policy = "write" }
+      key_prefix "readable/" { policy = "read" } session_prefix "" { policy = "write" }]])
     local proxy = helper.proxy(server:address())
-    local client = helper.client({ address = proxy:address(), token = json.decode(token).SecretID })
+    local client = helper.client({ address = proxy:address(), token = token })
     local locks, wanted = {}, {}
     for _, prefix in ipairs({ "open", "readable", "hidden" }) do
       for i = 1, 4 do
@@ -380,5 +391,31 @@ describe("ops that are ready while the slots are taken, at an agent with an ACL"
     assert.are.equal("DENIED", fake.code_of(locks[12]:destroy(0)))
     assert.is_true(locks[1]:destroy(0))
     client:close()
+  end)
+
+  -- Only so many keys have a long poll of their own; the others are read together, and an ACL leaves keys out of that.
+  it("are denied while they wait, when a key that is read with others is hidden from them", function()
+    local OPEN = [[key_prefix "open/" { policy = "write" } session_prefix "" { policy = "write" } ]]
+    local server, token, policy = strict_agent(OPEN .. [[key_prefix "mine/" { policy = "write" }]])
+    local client = helper.client({ address = server:address(), token = token })
+    local holder = helper.client({ address = server:address(), token = ROOT })
+    local held, waiting = {}, {}
+    local function wait_for(key)
+      local lock = assert(holder:lock(key))
+      assert(lock:lock(helper.seconds(10)))
+      held[#held + 1] = lock
+      waiting[key] = assert(assert(client:lock(key)):start_lock())
+    end
+    for i = 1, 30 do wait_for("open/" .. i) end
+    for i = 1, 3 do wait_for("mine/" .. i) end
+    helper.eventually(function() return client:stats().requests > 60 end, 10)
+    set_rules(server, OPEN, policy)
+    for i = 1, 3 do
+      assert.are.equal("DENIED", fake.code_of(fake.result(waiting["mine/" .. i], 20)))
+    end
+    for _, lock in ipairs(held) do assert.is_true(lock:unlock(helper.seconds(10))) end
+    for i = 1, 30 do assert.is_true(fake.result(waiting["open/" .. i], 20)) end
+    client:close()
+    holder:close()
   end)
 end)

@@ -462,16 +462,8 @@ static enum hf_verdict read_checks(void)
 	return hf_txn_read_checks(&http, &plain, 4, verdicts, &err);
 }
 
-static enum hf_verdict read_gets(void)
-{
-	enum hf_verdict verdicts[4];
-	struct hf_kv kvs[4];
-
-	return hf_txn_read_gets(&http, &plain, 4, kvs, verdicts, &err);
-}
-
 static enum hf_verdict (*const readers[])(void) = {
-	read_session, read_look, read_destroy, read_key, read_write, read_checks, read_gets,
+	read_session, read_look, read_destroy, read_key, read_write, read_checks,
 };
 
 static void every_reader(long status, const char *body, enum hf_verdict want, enum hf_err code)
@@ -1380,88 +1372,6 @@ static void checks_of_keys_whose_names_read_like_refusals(void)
 	CHECK_INT(verdicts[2], HF_V_OK);
 }
 
-/* ---- reads of many keys ---- */
-
-static enum hf_verdict gets(long status, const char *body, size_t count, struct hf_kv *kvs,
-			    enum hf_verdict *verdicts)
-{
-	reply(status, body);
-	return hf_txn_read_gets(&http, &plain, count, kvs, verdicts, &err);
-}
-
-static void reads_many_keys(void)
-{
-	enum hf_verdict verdicts[2];
-	struct hf_kv kvs[2];
-
-	SAYS(gets(200,
-		  "{\"Results\":[" RESULT("7") ",{\"KV\":{\"Key\":\"l\",\"Flags\":0,"
-					       "\"Value\":\"dg==\",\"ModifyIndex\":"
-					       "9007199254740993}}],\"Errors\":null}",
-		  2, kvs, verdicts),
-	     HF_V_OK, HF_OK);
-	CHECK(kvs[0].exists && kvs[1].exists);
-	CHECK_U64(kvs[0].index, 7);
-	CHECK_U64(kvs[0].flags, HF_LOCK_FLAGS);
-	CHECK_STR(kvs[0].session, SID);
-	CHECK_U64(kvs[1].index, UINT64_C(9007199254740993));
-	CHECK_U64(kvs[1].flags, 0);
-	CHECK_STR(kvs[1].session, "");
-	for (int i = 0; i < 2; i++)
-		CHECK_INT(verdicts[i], HF_V_OK);
-}
-
-static void names_the_keys_that_were_not_read(void)
-{
-	enum hf_verdict verdicts[3];
-	struct hf_kv kvs[3];
-
-	CHECK_INT(gets(409,
-		       "{\"Results\":null,\"Errors\":["
-		       "{\"OpIndex\":0,\"What\":\"key \\\"Permission denied\\\" doesn't exist\"},"
-		       "{\"OpIndex\":2,\"What\":\"Permission denied\"}],\"Index\":0}",
-		       3, kvs, verdicts),
-		  HF_V_ABSENT);
-	CHECK_INT(verdicts[0], HF_V_ABSENT);
-	CHECK_INT(verdicts[1], HF_V_OK);
-	CHECK_INT(verdicts[2], HF_V_FINAL);
-}
-
-static void reads_that_make_no_sense_are_passing_trouble(void)
-{
-	static const char *const bodies[] = {
-		"",
-		"{}",
-		"[]",
-		"{\"Results\":null}",
-		"{\"Results\":[]}",
-		"{\"Results\":[" RESULT("7") "]}",
-		"{\"Results\":[" RESULT("7") ",{}]}",
-		"{\"Results\":[" RESULT("7") "," RESULT("0") "]}",
-		"{\"Results\":[" RESULT("7") "," RESULT("8") "]",
-		"<html>",
-	};
-	static const char *const refusals[] = {
-		"",
-		"{}",
-		"{\"Errors\":[]}",
-		"{\"Errors\":[{\"OpIndex\":2,\"What\":\"doesn't exist\"}]}",
-	};
-	enum hf_verdict verdicts[2];
-	struct hf_kv kvs[2];
-
-	for (size_t i = 0; i < CHECK_COUNT(bodies); i++)
-		SAYS(gets(200, bodies[i], 2, kvs, verdicts), HF_V_AGAIN, HF_PROTOCOL);
-	for (size_t i = 0; i < CHECK_COUNT(refusals); i++)
-		SAYS(gets(409, refusals[i], 2, kvs, verdicts), HF_V_AGAIN, HF_PROTOCOL);
-}
-
-static void reads_answered_404_say_nothing(void)
-{
-	reply(404, "404 page not found");
-	SAYS(read_gets(), HF_V_FINAL, HF_HTTP);
-}
-
 static const struct check_test tests[] = {
 	TEST(creates_a_session_with_name_ttl_and_lock_delay),
 	TEST(sends_a_lock_delay_of_zero),
@@ -1550,10 +1460,6 @@ static const struct check_test tests[] = {
 	TEST(an_audit_that_makes_no_sense_is_passing_trouble),
 	TEST(an_audit_answered_404_says_nothing),
 	TEST(checks_of_keys_whose_names_read_like_refusals),
-	TEST(reads_many_keys),
-	TEST(names_the_keys_that_were_not_read),
-	TEST(reads_that_make_no_sense_are_passing_trouble),
-	TEST(reads_answered_404_say_nothing),
 };
 
 int main(int argc, char **argv)
