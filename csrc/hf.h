@@ -95,6 +95,42 @@ size_t hf_base64_encode(const void *data, size_t len, char *out);
  * Standard Webhooks libraries do; any other character answers false. */
 bool hf_base64_decode(const char *text, size_t len, unsigned char *out, size_t *out_len);
 
+/* ---- JSON ----------------------------------------------------------------------------------- */
+
+struct cJSON; /* a value, with all that is in it */
+
+enum hf_json_kind {
+	HF_JSON_NULL,
+	HF_JSON_FALSE,
+	HF_JSON_TRUE,
+	HF_JSON_NUMBER, /* as a double */
+	HF_JSON_INTEGER, /* of more than 15 digits, as text */
+	HF_JSON_STRING,
+	HF_JSON_ARRAY,
+	HF_JSON_OBJECT
+};
+
+struct hf_json_value {
+	enum hf_json_kind kind;
+	double number;
+	const char *text; /* of a string or integer; belongs to the value */
+	const struct cJSON *first; /* of an array or object; NULL: it is empty */
+};
+
+/* NULL when it is no JSON, or too deep (1000), or memory is out. Freed with hf_json_free. A
+ * character 0 in a string becomes U+FFFD, since C's strings end there. */
+struct cJSON *hf_json_parse(const char *text, size_t len);
+void hf_json_free(struct cJSON *json);
+void hf_json_look(const struct cJSON *json, struct hf_json_value *out);
+/* What follows it in its array or object, NULL: it is the last one. */
+const struct cJSON *hf_json_next(const struct cJSON *json);
+/* Its name in its object. */
+const char *hf_json_name(const struct cJSON *json);
+/* Writes a JSON string with its quotes. out holds HF_JSON_QUOTED(len) bytes, no NUL; answers the
+ * length, 0 when text is not UTF-8. */
+#define HF_JSON_QUOTED(len) ((len)*6 + 2)
+size_t hf_json_quote(const char *text, size_t len, char *out);
+
 /* ---- client --------------------------------------------------------------------------------- */
 
 struct hf_client;

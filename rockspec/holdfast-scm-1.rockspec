@@ -48,6 +48,7 @@ build = {
         "csrc/base/random.c",
         "csrc/base/sign.c",
         "csrc/bind/client.c",
+        "csrc/bind/json.c",
         "csrc/bind/lock.c",
         "csrc/bind/module.c",
         "csrc/bind/op.c",

@@ -5,15 +5,7 @@
 #ifndef HF_JSON_H
 #define HF_JSON_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-struct cJSON;
-
-/* NULL when it is no JSON, or too deep, or memory is out. Freed with hf_json_free. */
-struct cJSON *hf_json_parse(const char *text, size_t len);
-void hf_json_free(struct cJSON *json);
+#include "hf.h"
 
 /* Each takes NULL for "not there" and answers NULL (or 0, false) when it is not what is asked. */
 const struct cJSON *hf_json_item(const struct cJSON *array, size_t index);

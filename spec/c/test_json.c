@@ -230,6 +230,127 @@ static void null_stands_for_what_is_not_there(void)
 	hf_json_free(NULL);
 }
 
+static void tells_long_integers_from_texts_of_digits(void)
+{
+	struct hf_json_value value;
+	uint64_t got;
+
+	REQUIRE(parse("[\"16210313421097356768\",16210313421097356768,-16210313421097356768]"));
+	CHECK(!hf_json_u64(hf_json_item(json, 0), &got));
+	CHECK_STR(hf_json_text(hf_json_item(json, 0)), "16210313421097356768");
+	CHECK(!hf_json_text(hf_json_item(json, 1)));
+	hf_json_look(hf_json_item(json, 1), &value);
+	CHECK_INT(value.kind, HF_JSON_INTEGER);
+	CHECK_STR(value.text, "16210313421097356768");
+	hf_json_look(hf_json_item(json, 2), &value);
+	CHECK_INT(value.kind, HF_JSON_INTEGER);
+	CHECK_STR(value.text, "-16210313421097356768");
+}
+
+static void goes_through_all_there_is(void)
+{
+	struct hf_json_value value;
+	const struct cJSON *item;
+	int count = 0;
+
+	REQUIRE(parse(
+		"{\"n\":null,\"t\":true,\"f\":false,\"i\":-1.5,\"s\":\"x\",\"a\":[],\"o\":{}}"));
+	hf_json_look(json, &value);
+	CHECK_INT(value.kind, HF_JSON_OBJECT);
+	for (item = value.first; item; item = hf_json_next(item), count++) {
+		static const enum hf_json_kind kinds[] = {
+			HF_JSON_NULL,	HF_JSON_TRUE,  HF_JSON_FALSE, HF_JSON_NUMBER,
+			HF_JSON_STRING, HF_JSON_ARRAY, HF_JSON_OBJECT};
+
+		hf_json_look(item, &value);
+		CHECK_INT(value.kind, kinds[count]);
+		CHECK_INT(*hf_json_name(item), "ntfisao"[count]);
+		CHECK(value.number == (value.kind == HF_JSON_NUMBER ? -1.5 : 0));
+		CHECK(!value.first);
+	}
+	CHECK_INT(count, 7);
+}
+
+static void a_character_0_does_not_end_a_string(void)
+{
+	REQUIRE(parse("[\"a\\u0000b\",\"\\\\u0000\",\"\\\\\\u0000\"]"));
+	CHECK_STR(hf_json_text(hf_json_item(json, 0)), "a\xef\xbf\xbd"
+						       "b");
+	CHECK_STR(hf_json_text(hf_json_item(json, 1)), "\\u0000");
+	CHECK_STR(hf_json_text(hf_json_item(json, 2)), "\\\xef\xbf\xbd");
+}
+
+static void quotes(const char *text, size_t len, const char *want)
+{
+	char out[HF_JSON_QUOTED(20)];
+	size_t got = hf_json_quote(text, len, out);
+
+	REQUIRE(len <= 20 && CHECK_INT(got, strlen(want)));
+	check_that(!memcmp(out, want, got), __FILE__, __LINE__, want);
+}
+
+static void quotes_text_and_nothing_else(void)
+{
+	quotes("", 0, "\"\"");
+	quotes("a\"\\/\n\0\x1f\x7f", 8, "\"a\\\"\\\\/\\u000a\\u0000\\u001f\x7f\"");
+	quotes("\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20,
+	       "\"\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000"
+	       "\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\\u0000\"");
+	quotes("\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf", 18,
+	       "\"\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf\"");
+}
+
+static void quotes_no_bytes_that_are_not_utf_8(void)
+{
+	static const char *const texts[] = {"\x80",
+					    "\xbf",
+					    "\xc0\x80",
+					    "\xc1\xbf",
+					    "\xc2",
+					    "\xc2 ",
+					    "\xe0\x9f\x80",
+					    "\xed\xa0\x80",
+					    "\xe1\x80",
+					    "\xe1\x80 ",
+					    "\xf0\x8f\xbf\xbf",
+					    "\xf4\x90\x80\x80",
+					    "\xf5\x80\x80\x80",
+					    "\xf1\x80\x80",
+					    "\xff"};
+	char out[HF_JSON_QUOTED(20)];
+
+	for (size_t i = 0; i < CHECK_COUNT(texts); i++)
+		check_that(!hf_json_quote(texts[i], strlen(texts[i]), out), __FILE__, __LINE__,
+			   texts[i]);
+}
+
+/* What is written is read again as it was, and whatever is read crashes nothing. */
+static void survives_a_million_bytes_of_nonsense(void)
+{
+	static const char alphabet[] = "[]{}\",:\\u0000123456789012345678.eE+-truefalsn \xff\xc3";
+	unsigned seed = 1;
+	char text[64], out[HF_JSON_QUOTED(64)];
+
+	for (int round = 0; round < 20000; round++) {
+		size_t len;
+
+		for (size_t i = 0; i < sizeof text; i++) {
+			seed = seed * 1103515245 + 12345;
+			text[i] = alphabet[(seed >> 16) % (sizeof alphabet - 1)];
+		}
+		json = hf_json_parse(text, sizeof text);
+		hf_json_free(json);
+		len = hf_json_quote(text, sizeof text, out);
+		json = len ? hf_json_parse(out, len) : NULL;
+		if (len)
+			check_that(json && hf_json_text(json) &&
+					   !memcmp(hf_json_text(json), text, sizeof text),
+				   __FILE__, __LINE__, "what is written is read again");
+		hf_json_free(json);
+		json = NULL;
+	}
+}
+
 static void answers_nothing_when_memory_is_out(void)
 {
 	hf_alloc_fail(1, 0);
@@ -258,6 +379,12 @@ static const struct check_test tests[] = {
 	TEST(reads_some_depth_and_refuses_more_than_the_stack_takes),
 	TEST(what_is_not_there_is_not_there),
 	TEST(null_stands_for_what_is_not_there),
+	TEST(tells_long_integers_from_texts_of_digits),
+	TEST(goes_through_all_there_is),
+	TEST(a_character_0_does_not_end_a_string),
+	TEST(quotes_text_and_nothing_else),
+	TEST(quotes_no_bytes_that_are_not_utf_8),
+	TEST(survives_a_million_bytes_of_nonsense),
 	TEST(answers_nothing_when_memory_is_out),
 };
 
