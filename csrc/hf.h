@@ -215,7 +215,8 @@ void hf_counters(struct hf_counters *out);
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 
-/* An HTTP response: the result of hf_request_start. It lives as long as its op. */
+/* An HTTP response: what comes of hf_request_start and hf_call_start. It lives as long as its op.
+ */
 struct hf_response {
 	long status;
 	const char *headers; /* "Name: value" lines, each with its line end */
@@ -237,7 +238,8 @@ bool hf_op_wait(struct hf_op *op, int64_t timeout, struct hf_error *err);
 int hf_op_fd(struct hf_op *op, struct hf_error *err);
 /* Its result: HF_OK or a failure. TIMEOUT in *err while it has not finished. */
 enum hf_err hf_op_result(struct hf_op *op, struct hf_error *err);
-/* The response of a request that ended with HF_OK, else NULL. */
+/* The response of a request that ended with HF_OK, or of a call that was answered, whatever its
+ * result; else NULL. */
 const struct hf_response *hf_op_response(struct hf_op *op);
 /* Asks it to end with CANCELED. It may have succeeded already. */
 void hf_op_cancel(struct hf_op *op);
@@ -286,6 +288,24 @@ struct hf_request {
 enum hf_err hf_request_start(struct hf_client *client, struct hf_lock *guard,
 			     const struct hf_request *req, struct hf_op **out,
 			     struct hf_error *err);
+
+/* Any request to the Consul of a client, as its API describes them. */
+struct hf_call {
+	const char *method;
+	const char *path; /* from /v1/ on, escaped, without a query */
+	struct hf_list query; /* "name=value" or "name", not escaped */
+	struct hf_list headers; /* "Name: value"; a token here takes the place of the client's */
+	const char *body; /* NULL: none. It is JSON unless a header says otherwise */
+	size_t body_len;
+	int64_t timeout; /* ms, until it is answered; < 0: the client's, from when it is sent */
+	int64_t wait; /* ms for which the server holds a long poll back; 0: it is none */
+};
+
+/* Starts a call. What of datacenter, namespace and partition its query does not name is the
+ * client's. Any status but 2xx is a failure; hf_op_response tells what came with it. Calls have
+ * connections of their own, so that they keep no lock waiting. *out belongs to the caller. */
+enum hf_err hf_call_start(struct hf_client *client, const struct hf_call *call, struct hf_op **out,
+			  struct hf_error *err);
 
 /* ---- locks ---------------------------------------------------------------------------------- */
 

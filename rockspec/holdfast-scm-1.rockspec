@@ -59,6 +59,7 @@ build = {
         "csrc/consul/session.c",
         "csrc/consul/txn.c",
         "csrc/lock/acquire.c", "csrc/lock/batch.c",
+        "csrc/lock/call.c",
         "csrc/lock/client.c",
         "csrc/lock/destroy.c",
         "csrc/lock/giveback.c",

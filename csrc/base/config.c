@@ -99,3 +99,29 @@ void hf_client_opts_free(struct hf_client_opts *opts)
 	EACH_TEXT(opts, disown);
 	hf_session_opts_free(&opts->session);
 }
+
+bool hf_call_copy(struct hf_call *dst, const struct hf_call *src)
+{
+	bool ok = true;
+
+	*dst = *src;
+	own(&dst->method, &ok);
+	own(&dst->path, &ok);
+	own_list(&dst->query, &ok);
+	own_list(&dst->headers, &ok);
+	dst->body = ok && src->body ? hf_memdup(src->body, src->body_len) : NULL;
+	if (src->body && !dst->body)
+		ok = false;
+	if (!ok)
+		hf_call_free(dst);
+	return ok;
+}
+
+void hf_call_free(struct hf_call *call)
+{
+	disown(&call->method);
+	disown(&call->path);
+	disown_list(&call->query);
+	disown_list(&call->headers);
+	disown(&call->body);
+}

@@ -112,6 +112,29 @@ static int l_start_request(lua_State *L)
 	return hf_bind_request(L, check_client(L), NULL, 2);
 }
 
+static int l_start_call(lua_State *L)
+{
+	struct hf_client *client = check_client(L);
+	struct hf_call call = {0};
+	struct hf_op *op;
+	struct hf_error err;
+	void **slot;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	call.method = hf_bind_need_text(L, 2, "method", NULL);
+	call.path = hf_bind_need_text(L, 2, "path", NULL);
+	call.body = hf_bind_text(L, 2, "body", &call.body_len);
+	call.timeout = hf_bind_duration(L, 2, "timeout", -1);
+	call.wait = hf_bind_duration(L, 2, "wait", 0);
+	call.query = hf_bind_list(L, 2, "query");
+	call.headers = hf_bind_list(L, 2, "headers");
+	slot = hf_bind_box(L, HF_OP_CLASS);
+	if (hf_call_start(client, &call, &op, &err))
+		return hf_bind_fail(L, &err);
+	*slot = op;
+	return 1;
+}
+
 static void push_count(lua_State *L, const char *name, uint64_t value)
 {
 	hf_bind_push_index(L, value);
@@ -222,6 +245,7 @@ void hf_bind_client(lua_State *L)
 	static const luaL_Reg methods[] = {
 		{"lock_object", l_lock_object},
 		{"start_request", l_start_request},
+		{"start_call", l_start_call},
 		{"stats", l_stats},
 		{"start_close", l_start_close},
 		{"join", l_join},

@@ -29,25 +29,32 @@ static int l_done(lua_State *L)
 	return 1;
 }
 
-static int l_result(lua_State *L)
+static int push_response(lua_State *L, const struct hf_response *response)
 {
-	struct hf_op *op = check_op(L);
-	const struct hf_response *response;
-	struct hf_error err;
-
-	if (hf_op_result(op, &err))
-		return hf_bind_fail(L, &err);
-	response = hf_op_response(op);
-	if (!response) {
-		lua_pushboolean(L, 1);
-		return 1;
-	}
 	lua_pushinteger(L, response->status);
 	lua_pushlstring(L, response->headers, response->headers_len);
 	lua_pushlstring(L, response->body, response->body_len);
 	lua_pushboolean(L, response->truncated);
 	lua_pushnumber(L, (lua_Number)response->elapsed / 1000);
 	return 5;
+}
+
+/* What came with the status that made a call fail follows on nil, message, code. */
+static int l_result(lua_State *L)
+{
+	struct hf_op *op = check_op(L);
+	struct hf_error err;
+	bool failed = hf_op_result(op, &err) != HF_OK;
+	const struct hf_response *response = hf_op_response(op);
+
+	if (failed && !response)
+		return hf_bind_fail(L, &err);
+	if (failed)
+		return hf_bind_fail(L, &err) + push_response(L, response);
+	if (response)
+		return push_response(L, response);
+	lua_pushboolean(L, 1);
+	return 1;
 }
 
 static int l_cancel(lua_State *L)

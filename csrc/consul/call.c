@@ -4,25 +4,33 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #define MAX_REPLY (8 * 1024 * 1024)
 /* A server lets a poll wait up to a sixteenth longer than asked, then the answer must travel. */
-#define POLL_TIMEOUT (HF_POLL_WAIT + HF_POLL_WAIT / 16 + 5000)
+#define POLL_TIMEOUT(wait) ((wait) + (wait) / 16 + 5000)
+/* The whole catalog of a large cluster may be asked for. */
+#define MAX_ANY_REPLY (64 * 1024 * 1024)
 
 /* ---- the server ----------------------------------------------------------------------------- */
 
-static bool add_headers(struct curl_slist **list, const char *token)
+static bool add_token(struct curl_slist **list, const char *token)
 {
 	struct hf_buf line = {0};
-	bool ok = hf_http_add_header(list, "Content-Type: application/json") &&
-		  hf_http_add_header(list, "Expect:");
+	bool ok;
 
-	if (ok && token) {
-		hf_buf_puts(&line, "X-Consul-Token: ");
-		ok = hf_buf_puts(&line, token) && hf_http_add_header(list, line.data);
-	}
+	if (!token)
+		return true;
+	hf_buf_puts(&line, "X-Consul-Token: ");
+	ok = hf_buf_puts(&line, token) && hf_http_add_header(list, line.data);
 	hf_buf_free(&line);
 	return ok;
+}
+
+static bool add_headers(struct curl_slist **list, const char *token)
+{
+	return hf_http_add_header(list, "Content-Type: application/json") &&
+	       hf_http_add_header(list, "Expect:") && add_token(list, token);
 }
 
 bool hf_consul_init(struct hf_consul *consul, const struct hf_client_opts *opts)
@@ -100,7 +108,7 @@ void hf_call_blocking(struct hf_http *http, uint64_t index)
 		return;
 	hf_call_query_index(http, "index", index);
 	hf_buf_printf(&http->url, "&wait=%dms", HF_POLL_WAIT);
-	http->timeout = POLL_TIMEOUT;
+	http->timeout = POLL_TIMEOUT(HF_POLL_WAIT);
 }
 
 void hf_call_field(struct hf_buf *body, const char *name, const char *value)
@@ -111,19 +119,86 @@ void hf_call_field(struct hf_buf *body, const char *name, const char *value)
 	hf_buf_json(body, value);
 }
 
+/* ---- any request ---- */
+
+/* Whether one of the lines begins with name and end. */
+static bool names(const struct hf_list *lines, const char *name, char end)
+{
+	size_t len = strlen(name);
+
+	for (size_t i = 0; i < lines->count; i++)
+		if (!strncasecmp(lines->items[i], name, len) && lines->items[i][len] == end)
+			return true;
+	return false;
+}
+
+static void add_pair(struct hf_http *http, const char *pair)
+{
+	const char *value = strchr(pair, '=');
+
+	separate(http);
+	hf_buf_add(&http->url, pair, value ? (size_t)(value - pair) : strlen(pair));
+	if (value) {
+		hf_buf_puts(&http->url, "=");
+		hf_buf_escape(&http->url, value + 1, "");
+	}
+}
+
+static void where_unless(struct hf_http *http, const struct hf_list *query, const char *name,
+			 const char *value)
+{
+	if (!names(query, name, '='))
+		hf_call_query(http, name, value);
+}
+
+void hf_call_any(struct hf_http *http, const struct hf_consul *consul, const struct hf_call *call)
+{
+	hf_call_begin(http, consul, call->method, call->path);
+	for (size_t i = 0; i < call->query.count; i++)
+		add_pair(http, call->query.items[i]);
+	where_unless(http, &call->query, "dc", consul->opts->datacenter);
+	where_unless(http, &call->query, "ns", consul->opts->ns);
+	where_unless(http, &call->query, "partition", consul->opts->partition);
+	hf_buf_add(&http->body, call->body, call->body_len);
+	http->has_body = call->body != NULL;
+	http->max_body = MAX_ANY_REPLY;
+	if (call->wait)
+		http->timeout = POLL_TIMEOUT(call->wait);
+	else if (call->timeout >= 0)
+		http->timeout = call->timeout + 1; /* the op's deadline comes first */
+}
+
+bool hf_call_headers(struct curl_slist **list, const struct hf_consul *consul,
+		     const struct hf_call *call)
+{
+	bool typed = names(&call->headers, "Content-Type", ':');
+	bool own_token = names(&call->headers, "X-Consul-Token", ':');
+
+	for (size_t i = 0; i < call->headers.count; i++)
+		if (!hf_http_add_header(list, call->headers.items[i]))
+			return false;
+	if (!typed && !hf_http_add_header(list, call->body ? "Content-Type: application/json"
+							   : "Content-Type:"))
+		return false;
+	return hf_http_add_header(list, "Expect:") &&
+	       (own_token || add_token(list, consul->opts->token));
+}
+
 /* ---- replies -------------------------------------------------------------------------------- */
 
-/* The first line of a body, without what a terminal would not like. */
+/* The beginning of a body, on one line and without what a terminal would not like. */
 static void excerpt(const struct hf_http *http, char *out, size_t size)
 {
-	const char *text = hf_buf_text(&http->reply);
+	const unsigned char *text = (const unsigned char *)hf_buf_text(&http->reply);
 	size_t n = 0;
 
-	while (n + 1 < size && text[n] && text[n] != '\n' && text[n] != '\r') {
-		out[n] = (unsigned char)text[n] < 0x20 || text[n] == 0x7f ? '?' : text[n];
-		n++;
+	for (; n + 1 < size && *text; text++) {
+		if (!isspace(*text))
+			out[n++] = (char)(*text < 0x20 || *text == 0x7f ? '?' : *text);
+		else if (n && out[n - 1] != ' ')
+			out[n++] = ' ';
 	}
-	out[n] = '\0';
+	out[n && out[n - 1] == ' ' ? n - 1 : n] = '\0';
 }
 
 /* Consul quotes keys and ids the way Go does: with a backslash before quotes in them. */
@@ -198,6 +273,17 @@ enum hf_verdict hf_call_common(const struct hf_http *http, const struct hf_consu
 	if (http->status == 404)
 		return HF_V_ABSENT;
 	return passing ? HF_V_AGAIN : HF_V_FINAL;
+}
+
+enum hf_err hf_call_outcome(const struct hf_http *http, const struct hf_consul *consul,
+			    struct hf_error *err)
+{
+	err->code = HF_OK;
+	if (!http->error && http->status / 100 == 2)
+		return HF_OK;
+	if (hf_call_common(http, consul, err) == HF_V_ABSENT && err->code == HF_HTTP)
+		err->code = HF_NOT_FOUND;
+	return err->code;
 }
 
 uint64_t hf_call_index(const struct hf_http *http)

@@ -50,6 +50,14 @@ void hf_call_blocking(struct hf_http *http, uint64_t index);
 /* Adds ,"name":"value" to a JSON object; nothing when value is NULL. */
 void hf_call_field(struct hf_buf *body, const char *name, const char *value);
 
+/* Any request: what the user wants, and where, unless that says. The timeout of a long poll is what
+ * the server may take for it, and some more for the answer to travel. */
+void hf_call_any(struct hf_http *http, const struct hf_consul *consul, const struct hf_call *call);
+/* The headers of such a request, for http->instead. False when memory is out; the list is the
+ * caller's even so. */
+bool hf_call_headers(struct curl_slist **list, const struct hf_consul *consul,
+		     const struct hf_call *call);
+
 /* ---- replies ---- */
 
 /* Trouble on the way, and statuses that mean the same for all. Fills *err unless it answers OK.
@@ -59,6 +67,9 @@ enum hf_verdict hf_call_common(const struct hf_http *http, const struct hf_consu
 /* The answer to a reply that is not what it should be: AGAIN. */
 enum hf_verdict hf_call_garbled(const struct hf_http *http, const struct hf_consul *consul,
 				struct hf_error *err);
+/* The same for a request to whatever: 2xx is success, and 404 the failure NOT_FOUND. */
+enum hf_err hf_call_outcome(const struct hf_http *http, const struct hf_consul *consul,
+			    struct hf_error *err);
 /* Whether the server has certainly not carried out a request that has failed. */
 bool hf_call_unheard(const struct hf_http *http);
 /* X-Consul-Index, 0 when there is none or it is no number. */

@@ -15,7 +15,8 @@
 struct hf_engine;
 struct hf_thread;
 
-/* Connections to the server that an engine has open at most: the lanes' limits together. */
+/* Connections to the server that an engine has open at most for locks: the limits of their lanes
+ * together. */
 #define HF_CONNECTIONS 40
 
 struct hf_hooks {
@@ -75,7 +76,7 @@ struct hf_engine {
 	bool broken; /* thread: multi is of no use any more (transfer.c) */
 	CURL *idle; /* thread: easy handles without a request, each of which owns the next one */
 	struct hf_http *spare; /* thread: requests without an op, each with its easy handle */
-	size_t most; /* thread: requests of the user's that have been in flight at once */
+	size_t most; /* thread: requests and calls of the user's that were in flight at once */
 	atomic_long connections;
 };
 

@@ -147,7 +147,6 @@ static CURLcode set_peer(CURL *easy, const struct hf_peer *peer)
 	CURLcode result = CURLE_OK;
 
 	SET(PROXY, ""); /* what http_proxy names rarely knows the way to an agent on this host */
-	SET(HTTPHEADER, peer->headers);
 	SET(CONNECT_TO, peer->connect_to);
 	SET(UNIX_SOCKET_PATH, peer->unix_socket);
 	SET(USERPWD, peer->auth);
@@ -171,6 +170,9 @@ static CURLcode set_request(struct hf_http *http)
 	CURLcode result = CURLE_OK;
 
 	SET(URL, hf_buf_text(&http->url));
+	SET(HTTPHEADER, !http->peer	? http->headers
+			: http->instead ? http->instead
+					: http->peer->headers);
 	SET(TIMEOUT_MS, (long)http->timeout);
 	SET(CONNECTTIMEOUT_MS, (long)http->timeout);
 	SET(FRESH_CONNECT, (long)http->fresh);
@@ -209,8 +211,6 @@ static CURLcode set_up(struct hf_http *http)
 	result = easy ? set_common(http) : CURLE_OUT_OF_MEMORY;
 	if (!result && http->peer)
 		result = set_peer(easy, http->peer);
-	else
-		SET(HTTPHEADER, http->headers);
 	http->set_up = result ? NULL : http->peer;
 	return result;
 }
@@ -341,6 +341,7 @@ void hf_http_reset(struct hf_http *http)
 	hf_buf_reset(&http->reply);
 	hf_buf_reset(&http->reply_headers);
 	http->peer = NULL;
+	http->instead = NULL;
 	http->guard = NULL;
 	http->has_body = http->fresh = http->cut = false;
 	http->truncated = http->maybe_sent = false;

@@ -26,6 +26,7 @@ struct hf_http {
 	struct hf_buf url, body;
 	bool has_body;
 	struct curl_slist *headers; /* without a peer; freed with the rest */
+	struct curl_slist *instead; /* of the peer's headers; the op's. NULL: the peer's */
 	int64_t timeout; /* ms */
 	size_t max_body; /* of the reply; more is not read */
 	bool cut; /* a reply that is longer is not an error */

@@ -180,6 +180,13 @@ enum hf_err hf_op_result(struct hf_op *op, struct hf_error *err)
 	return err->code;
 }
 
+const struct hf_response *hf_op_response(struct hf_op *op)
+{
+	if (!hf_engine_here(op->engine, NULL) || !hf_op_done(op) || !op->responds)
+		return NULL;
+	return &((const struct hf_responding *)op)->response;
+}
+
 void hf_op_stop_locked(struct hf_op *op, enum hf_err why)
 {
 	if (op->stop || !op->engine->multi) /* without that all of them have ended */

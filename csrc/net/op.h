@@ -22,7 +22,16 @@ struct hf_op;
 #define HF_RETRY_MAX 2000
 
 /* Requests of one lane share a limit of how many are in flight (engine.c). */
-enum hf_lane { HF_COMMAND, HF_WATCH, HF_POLL, HF_RENEW, HF_USER, HF_LANES };
+enum hf_lane {
+	HF_COMMAND,
+	HF_WATCH,
+	HF_POLL,
+	HF_RENEW,
+	HF_USER, /* from here on: what the user sends */
+	HF_CALL,
+	HF_LONG_CALL,
+	HF_LANES
+};
 
 enum hf_step {
 	HF_SEND, /* in its lane (hf_op_send), until its request may be built */
@@ -81,6 +90,13 @@ struct hf_op {
 	int64_t retry_delay; /* thread: the last hf_op_backoff */
 	struct hf_http *http; /* thread: in flight; or the op's own from the start */
 	bool owns_http; /* const */
+	bool responds; /* thread until done, const afterwards: it is a struct hf_responding */
+};
+
+/* An op with a response. */
+struct hf_responding {
+	struct hf_op op;
+	struct hf_response response; /* as op.responds */
 };
 
 /* Makes an op of a kind in size bytes whose first member is the struct hf_op. Takes a reference on

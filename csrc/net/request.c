@@ -5,9 +5,8 @@
 #include <string.h>
 
 struct request {
-	struct hf_op op; /* owns its struct hf_http, which the response is in */
+	struct hf_responding base; /* its op owns the struct hf_http that the response is in */
 	char *method;
-	struct hf_response response;
 };
 
 static void request_free(struct hf_op *op)
@@ -46,7 +45,7 @@ static enum hf_step request_reply(struct hf_op *op, const struct hf_http *http)
 
 	if (http->error)
 		describe(&result, r, http);
-	r->response = (struct hf_response){
+	r->base.response = (struct hf_response){
 		.status = http->status,
 		.headers = hf_buf_text(&http->reply_headers),
 		.headers_len = http->reply_headers.len,
@@ -55,22 +54,13 @@ static enum hf_step request_reply(struct hf_op *op, const struct hf_http *http)
 		.truncated = http->truncated,
 		.elapsed = http->elapsed,
 	};
+	op->responds = !http->error;
 	hf_op_finish(op, &result);
 	return HF_FINISH;
 }
 
 static const struct hf_kind request_kind = {"request",	   request_next, request_ready,
 					    request_reply, NULL,	 request_free};
-
-const struct hf_response *hf_op_response(struct hf_op *op)
-{
-	struct request *r = (struct request *)op;
-
-	if (!hf_engine_here(op->engine, NULL) || op->kind != &request_kind || !hf_op_done(op) ||
-	    op->code)
-		return NULL;
-	return &r->response;
-}
 
 /* libcurl calls a body a form unless told what it is, and asks before it sends a long one. */
 static bool add_headers(struct hf_http *http, const struct hf_list *headers)
@@ -88,7 +78,7 @@ static bool add_headers(struct hf_http *http, const struct hf_list *headers)
 
 static bool fill(struct request *r, const struct hf_request *req, int64_t timeout)
 {
-	struct hf_http *http = r->op.http;
+	struct hf_http *http = r->base.op.http;
 
 	r->method = hf_strdup(req->method);
 	http->method = r->method;
@@ -110,10 +100,10 @@ struct hf_op *hf_request_new(struct hf_engine *engine, const struct hf_request *
 
 	if (!r)
 		return NULL;
-	r->op.http = hf_calloc(1, sizeof *r->op.http);
-	r->op.owns_http = r->op.http != NULL;
-	if (r->op.http && fill(r, req, timeout))
-		return &r->op;
-	hf_op_unref(&r->op);
+	r->base.op.http = hf_calloc(1, sizeof *r->base.op.http);
+	r->base.op.owns_http = r->base.op.http != NULL;
+	if (r->base.op.http && fill(r, req, timeout))
+		return &r->base.op;
+	hf_op_unref(&r->base.op);
 	return NULL;
 }

@@ -123,6 +123,15 @@ static bool begin(struct hf_op *op)
 	return false;
 }
 
+static size_t flying_for_the_user(const struct hf_engine *engine)
+{
+	size_t flying = 0;
+
+	for (int lane = HF_USER; lane < HF_LANES; lane++)
+		flying += engine->lanes[lane].flying;
+	return flying;
+}
+
 bool hf_transfer_begin(struct hf_op *op)
 {
 	struct hf_engine *engine = op->engine;
@@ -132,8 +141,9 @@ bool hf_transfer_begin(struct hf_op *op)
 		return false;
 	}
 	op->state = HF_FLYING;
-	if (++engine->lanes[op->lane].flying > engine->most && op->lane == HF_USER) {
-		engine->most = engine->lanes[HF_USER].flying;
+	engine->lanes[op->lane].flying++;
+	if (op->lane >= HF_USER && flying_for_the_user(engine) > engine->most) {
+		engine->most = flying_for_the_user(engine);
 		keep(engine, engine->multi);
 	}
 	pthread_mutex_lock(&engine->mutex);

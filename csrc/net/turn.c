@@ -6,8 +6,14 @@
 /* In flight at once, HF_CONNECTIONS of them, which bounds what a client has open to its server
  * (docs/consul.md). Held locks need two commands, one watch and one renewal, however many they are.
  * Watches and polls are what waits: each has a lane, so that neither keeps the other waiting. */
-static const size_t limits[HF_LANES] = {
-	[HF_COMMAND] = 2, [HF_WATCH] = 4, [HF_POLL] = 28, [HF_RENEW] = 6, [HF_USER] = SIZE_MAX};
+static const size_t limits[HF_LANES] = {[HF_COMMAND] = 2,
+					[HF_WATCH] = 4,
+					[HF_POLL] = 28,
+					[HF_RENEW] = 6,
+					/* not for locks */
+					[HF_USER] = SIZE_MAX,
+					[HF_CALL] = 8,
+					[HF_LONG_CALL] = 16};
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 

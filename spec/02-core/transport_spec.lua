@@ -76,7 +76,7 @@ describe("a lock", function()
       assert.are.equal("PROTOCOL", code, message)
     end)
 
-    it(at("answers PROTOCOL, with the first line, to a page instead of JSON"), function()
+    it(at("answers PROTOCOL, with its beginning, to a page instead of JSON"), function()
       local code, message = broken(step, { status = 200, body = "<html>Sign in\r\n</html>" })
       assert.are.equal("PROTOCOL", code)
       assert.matches("<html>Sign in", message, 1, true)

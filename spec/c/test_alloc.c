@@ -448,6 +448,31 @@ static void a_request_is_copied_whole_or_not_at_all(void)
 	CHECK(n > 10);
 }
 
+static void a_call_is_copied_whole_or_not_at_all(void)
+{
+	const char *headers[] = {"A: 1"}, *query[] = {"x", "y=1"};
+	const struct hf_call call = {.method = "PUT",
+				     .path = "/v1/x",
+				     .query = {query, 2},
+				     .headers = {headers, 1},
+				     .body = "body",
+				     .body_len = 4,
+				     .timeout = -1};
+	long n = 0;
+
+	begin();
+	opts.token = "secret";
+	client = new_client();
+	atomic_store(&curl_fails, true);
+	do {
+		hf_alloc_fail(++n, 0);
+		allowed(&(struct life){.n = n}, "call",
+			hf_call_start(client, &call, &op, &err) ? err.code : finish(op));
+		op = NULL;
+	} while (hf_alloc_count() >= n);
+	CHECK(n > 20);
+}
+
 static void polling_many_descriptors_may_fail(void)
 {
 	int fds[65];
@@ -489,6 +514,7 @@ static const struct check_test tests[] = {
 	TEST(close_without_memory_is_bounded),
 	TEST(options_are_copied_whole_or_not_at_all),
 	TEST(a_request_is_copied_whole_or_not_at_all),
+	TEST(a_call_is_copied_whole_or_not_at_all),
 	TEST(polling_many_descriptors_may_fail),
 };
 

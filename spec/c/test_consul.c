@@ -372,6 +372,82 @@ static void the_token_is_a_header_of_every_request(void)
 	CHECK(!consul.peer.headers && !consul.peer.connect_to);
 }
 
+/* ---- any request ---- */
+
+static void any_request_has_its_method_path_query_and_body(void)
+{
+	const char *query[] = {"recurse", "filter=A == \"b c\"", "dc=", "separator=/"};
+	const struct hf_call call = {.method = "PUT",
+				     .path = "/v1/kv/a%20b",
+				     .query = {query, 4},
+				     .body = "x\0y",
+				     .body_len = 3,
+				     .timeout = -1};
+
+	hf_call_any(empty(), &plain, &call);
+	SENDS("PUT", BASE "/v1/kv/a%20b?recurse&filter=A%20%3D%3D%20%22b%20c%22&dc=&separator=%2F",
+	      "x");
+	CHECK_INT(http.body.len, 3);
+	CHECK_INT(http.timeout, 10000);
+	hf_call_any(empty(), &plain, &(struct hf_call){.method = "GET", .path = "/v1/x"});
+	SENDS("GET", BASE "/v1/x", NULL);
+}
+
+static void any_request_goes_where_the_client_is_unless_it_says_otherwise(void)
+{
+	const char *own[] = {"ns=other", "partition=", "dcx=1"};
+	struct hf_call call = {.method = "GET", .path = "/v1/x", .timeout = -1};
+
+	hf_call_any(empty(), &elsewhere, &call);
+	SENDS("GET", BASE "/consul/v1/x?" ELSEWHERE, NULL);
+	call.query = (struct hf_list){own, 3};
+	hf_call_any(empty(), &elsewhere, &call);
+	SENDS("GET", BASE "/consul/v1/x?ns=other&partition=&dcx=1&dc=d%20c", NULL);
+}
+
+static void a_long_poll_has_time_for_what_the_server_may_take(void)
+{
+	struct hf_call call = {.method = "GET", .path = "/v1/x", .timeout = -1, .wait = 16000};
+
+	hf_call_any(empty(), &plain, &call);
+	CHECK_INT(http.timeout, 22000);
+	call = (struct hf_call){.method = "GET", .path = "/v1/x", .timeout = 500};
+	hf_call_any(empty(), &plain, &call);
+	CHECK(http.timeout >= 500 && http.timeout < 10000);
+}
+
+/* The headers of a call as one text. */
+static const char *headers_of(const struct hf_consul *consul, const struct hf_call *call)
+{
+	static char text[500];
+	struct curl_slist *list = NULL;
+
+	text[0] = '\0';
+	CHECK(hf_call_headers(&list, consul, call));
+	for (const struct curl_slist *line = list; line; line = line->next)
+		snprintf(text + strlen(text), sizeof text - strlen(text), "%s|", line->data);
+	hf_http_free_headers(list);
+	return text;
+}
+
+static void the_headers_of_a_call_take_the_place_of_the_usual_ones(void)
+{
+	const struct hf_client_opts secret_opts = {.base = BASE, .token = "secret"};
+	const char *own[] = {"content-type: text/plain", "X-CONSUL-TOKEN: mine", "X-Other: 1"};
+	struct hf_call call = {.body = NULL};
+	struct hf_consul secret;
+
+	REQUIRE(hf_consul_init(&secret, &secret_opts));
+	CHECK_STR(headers_of(&plain, &call), "Content-Type:|Expect:|");
+	CHECK_STR(headers_of(&secret, &call), "Content-Type:|Expect:|X-Consul-Token: secret|");
+	call.body = "";
+	CHECK_STR(headers_of(&plain, &call), "Content-Type: application/json|Expect:|");
+	call.headers = (struct hf_list){own, 3};
+	CHECK_STR(headers_of(&secret, &call),
+		  "content-type: text/plain|X-CONSUL-TOKEN: mine|X-Other: 1|Expect:|");
+	hf_consul_free(&secret);
+}
+
 /* ---- replies ------------------------------------------------------------------------------ */
 
 static void reply_bytes(long status, uint64_t index, const char *body, size_t len)
@@ -599,11 +675,36 @@ static void reads_the_index_of_a_reply(void)
 	CHECK_U64(hf_call_index(&http), 0);
 }
 
-static void a_message_quotes_the_first_line_of_a_body(void)
+static void outcome_of(long status, const char *body, enum hf_err want)
 {
-	reply(500, "No\x1b[31m leader\nsecond line");
+	reply(status, body);
+	check_int(hf_call_outcome(&http, &plain, &err), want, __FILE__, __LINE__, body);
+	CHECK_INT(err.code, want);
+}
+
+static void the_outcome_of_any_request_is_told_by_its_status(void)
+{
+	outcome_of(200, "", HF_OK);
+	outcome_of(204, "Permission denied", HF_OK);
+	outcome_of(301, "moved", HF_HTTP);
+	outcome_of(400, "Invalid index", HF_HTTP);
+	outcome_of(403, "Permission denied", HF_DENIED);
+	outcome_of(403, "ACL not found", HF_DENIED);
+	outcome_of(404, "", HF_NOT_FOUND);
+	outcome_of(409, "{\"Errors\":[]}", HF_HTTP);
+	outcome_of(413, "too large", HF_TOO_LARGE);
+	outcome_of(429, "rate limit exceeded", HF_HTTP);
+	outcome_of(500, "invalid key name", HF_INVALID);
+	CHECK_HAS(err.message, "HTTP status 500: invalid key name");
+	http.error = HF_CONNECT;
+	CHECK_INT(hf_call_outcome(&http, &plain, &err), HF_CONNECT);
+}
+
+static void a_message_quotes_a_body_on_one_line(void)
+{
+	reply(500, "\r\nNo\x1b[31m leader\n\t second line\n");
 	SAYS(read_destroy(), HF_V_AGAIN, HF_HTTP);
-	CHECK_STR(err.message, BASE ": HTTP status 500: No?[31m leader");
+	CHECK_STR(err.message, BASE ": HTTP status 500: No?[31m leader second line");
 }
 
 static void a_message_about_a_long_body_is_cut(void)
@@ -1410,7 +1511,12 @@ static const struct check_test tests[] = {
 	TEST(a_name_in_quotes_is_not_the_servers_word),
 	TEST(a_long_name_in_quotes_does_not_hide_what_comes_after_it),
 	TEST(reads_the_index_of_a_reply),
-	TEST(a_message_quotes_the_first_line_of_a_body),
+	TEST(any_request_has_its_method_path_query_and_body),
+	TEST(any_request_goes_where_the_client_is_unless_it_says_otherwise),
+	TEST(a_long_poll_has_time_for_what_the_server_may_take),
+	TEST(the_headers_of_a_call_take_the_place_of_the_usual_ones),
+	TEST(the_outcome_of_any_request_is_told_by_its_status),
+	TEST(a_message_quotes_a_body_on_one_line),
 	TEST(a_message_about_a_long_body_is_cut),
 	TEST(reads_the_id_of_a_new_session),
 	TEST(reads_the_lock_delay_of_a_session),
