@@ -18,6 +18,7 @@ build = {
   type = "builtin",
   modules = {
     ["holdfast"] = "lua/holdfast/init.lua",
+    ["holdfast.call"] = "lua/holdfast/call.lua",
     ["holdfast.check"] = "lua/holdfast/check.lua",
     ["holdfast.duration"] = "lua/holdfast/duration.lua",
     ["holdfast.emitter"] = "lua/holdfast/emitter.lua",

@@ -14,6 +14,7 @@
 -- of the client; the waiting methods are added to the core's method tables, so that there is one object to hold.
 -- @module holdfast
 
+local call = require("holdfast.call")
 local core = require("holdfast.core")
 local headers = require("holdfast.headers")
 local loop = require("holdfast.loop")
@@ -147,6 +148,8 @@ function Client:scheduler()
   return object.scheduler(self)
 end
 
+Client.call = call.methods.call
+
 -- ---- lock ----------------------------------------------------------------------------------------------------------
 
 --- Takes the lock.
@@ -243,7 +246,11 @@ function Lock:getfd() return self:pollfd() end
 -- What a client has that is no method: name -> function(client).
 local FACETS = {}
 
-local M = { _VERSION = core._VERSION }
+local M = {
+  _VERSION = core._VERSION,
+  --- What is an array without elements in the body of client:call, where an empty table is an object.
+  empty_array = core.empty_array,
+}
 
 --- Makes a client. Opens no socket and starts no thread: the first operation does.
 -- @tparam[opt] table opts every field optional, CONSUL_* environment variables are the defaults: `address`, `token`,

@@ -2,7 +2,7 @@
 -- and 04-consul.
 
 local REAL_CORE = require("holdfast.core")
-local MODULES = { "holdfast", "holdfast.core", "holdfast.loop", "holdfast.object", "holdfast.sched",
+local MODULES = { "holdfast", "holdfast.call", "holdfast.core", "holdfast.loop", "holdfast.object", "holdfast.sched",
   "holdfast.sched.plain", "holdfast.sched.loop" }
 
 local function pack(...) return { n = select("#", ...), ... } end
