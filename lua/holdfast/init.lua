@@ -16,7 +16,7 @@
 
 local call = require("holdfast.call")
 local core = require("holdfast.core")
-local headers = require("holdfast.headers")
+local locks = require("holdfast.lock")
 local loop = require("holdfast.loop")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
@@ -29,28 +29,11 @@ local ENVIRONMENT = { getenv = os.getenv, open = io.open }
 -- How unlock answers when the lock was not held to the end.
 local UNPROTECTED = { LOST = true, CLOSED = true, FORKED = true }
 
-local Client, Lock = {}, {}
+local Client = {}
 
 local finish = object.finish
 
-local function respond(status, raw_headers, body, truncated, elapsed)
-  if not status then return nil, raw_headers, body end
-  return { status = status, headers = headers.parse(raw_headers), body = body, truncated = truncated,
-    elapsed = elapsed }
-end
-
 -- ---- client --------------------------------------------------------------------------------------------------------
-
--- `level` is as for error() in the function that calls this.
-local function new_lock(client, key_or_opts, level)
-  local lock
-  local settings, message, code = options.lock(key_or_opts, object.facts(client).session, level + 1)
-  if settings then lock, message, code = client:lock_object(settings) end
-  if not lock then return nil, message, code end
-  object.extend(lock, Lock)
-  object.own(lock, client)
-  return lock
-end
 
 --- Makes a lock object. No network.
 -- @function client:lock
@@ -59,7 +42,7 @@ end
 -- as in the client's `session`
 -- @treturn lock|nil the lock; nil, message, code (INVALID, TOO_LARGE, CLOSED, FORKED, NOMEM)
 function Client:lock(key_or_opts)
-  local lock, message, code = new_lock(self, key_or_opts, 2)
+  local lock, message, code = locks.new(self, key_or_opts, 2)
   return lock, message, code
 end
 
@@ -88,7 +71,7 @@ function Client:with_lock(key_or_opts, timeout, fn)
   if type(fn) ~= "function" then error("with_lock takes a function, not a " .. type(fn), 2) end
   local seconds = options.timeout(timeout, 2)
   local lock, ok, message, code
-  lock, message, code = new_lock(self, key_or_opts, 2)
+  lock, message, code = locks.new(self, key_or_opts, 2)
   if not lock then return nil, message, code end
   ok, message, code = lock:lock(seconds)
   if not ok then return nil, message, code end
@@ -103,10 +86,6 @@ function Client:with_lock(key_or_opts, timeout, fn)
   return unpack(results, 2, results.n)
 end
 
-local function request(of, settings)
-  return respond(finish(of, of:start_request(settings)))
-end
-
 --- Makes an HTTP request. Redirects are not followed.
 -- @function client:request
 -- @tparam table req `{ method=, url=, headers={}, body=, timeout=, max_body=1048576 }`; the method is POST with a body
@@ -116,7 +95,7 @@ end
 function Client:request(req)
   local settings, message, code = options.request(req, 2)
   if not settings then return nil, message, code end
-  return request(self, settings)
+  return locks.request(self, settings)
 end
 
 local function close(client, tell)
@@ -149,97 +128,6 @@ function Client:scheduler()
 end
 
 Client.call = call.methods.call
-
--- ---- lock ----------------------------------------------------------------------------------------------------------
-
---- Takes the lock.
--- @function lock:lock
--- @param[opt] timeout nil waits as long as it takes, 0 tries once
--- @treturn true|nil true; nil, message, code (TIMEOUT, HELD, CONFLICT, SESSION, CANCELED, DENIED, CONNECT, ...)
-function Lock:lock(timeout)
-  local seconds = options.timeout(timeout, 2)
-  return finish(self, self:start_lock(seconds))
-end
-
---- Gives the lock back.
--- @function lock:unlock
--- @param[opt] timeout nil waits until Consul answers or the lease is over
--- @treturn true|nil true; nil, message, code: NOT_HELD; LOST when Consul says that it had been lost; SESSION when the
--- session had ended, which has protected the lock all the same; what the trouble was when Consul could not be told
--- (TIMEOUT, CONNECT, HTTP, DENIED ...)
-function Lock:unlock(timeout)
-  local seconds = options.timeout(timeout, 2)
-  return finish(self, self:start_unlock(seconds))
-end
-
---- Deletes the key if nobody holds it.
--- @function lock:destroy
--- @param[opt] timeout
--- @treturn true|nil true, also when the key is absent; nil, message, code (HELD, IN_USE, CONFLICT, ...)
-function Lock:destroy(timeout)
-  local seconds = options.timeout(timeout, 2)
-  return finish(self, self:start_destroy(seconds))
-end
-
---- Makes an HTTP request that is aborted in mid-flight the moment the lock is lost.
--- @function lock:request
--- @tparam table req as for client:request
--- @treturn table|nil as for client:request; nil, message, code (LOST, NOT_HELD, and those of client:request)
-function Lock:request(req)
-  local settings, message, code = options.request(req, 2)
-  if not settings then return nil, message, code end
-  return request(self, settings)
-end
-
--- How the hold with this token ended, or nil while it goes on; a message and a code when the lock cannot say. A hold
--- that made room for another one of the same object is over too, and what ended it is no longer known.
-local function how_ended(lock, token)
-  local held, reason, code = lock:held()
-  if held then
-    local current = lock:token()
-    if current == token then return nil end
-    if current then return "released" end
-    held, reason, code = lock:held()   -- it ended between the two calls
-  end
-  if held == nil then return reason, code end
-  return (reason ~= "" and reason) or "released"
-end
-
-local function watch(lock, scheduler, token, seconds)
-  local deadline = seconds and scheduler.now() + seconds
-  local reason, failure = how_ended(lock, token)
-  while not reason do
-    local left = deadline and deadline - scheduler.now()
-    if left and left <= 0 then return nil, "timed out", "TIMEOUT" end
-    local done, message, code = scheduler.wait(lock, left)
-    if not done and message ~= "timeout" then return nil, message, code end
-    reason, failure = how_ended(lock, token)
-  end
-  if failure then return nil, reason, failure end
-  return reason
-end
-
---- Waits until the lock is lost or released.
--- @function lock:wait_lost
--- @param[opt] timeout 0 looks and does not wait
--- @treturn string|nil the reason: session, key, stolen, deadline, released, closed or forked; nil, "timed out",
--- "TIMEOUT"; nil, message, "NOT_HELD" when it never was held
-function Lock:wait_lost(timeout)
-  local seconds = options.timeout(timeout, 2)
-  local held, reason, code = self:held()
-  if held == nil then return nil, reason, code end
-  if held then return watch(self, object.scheduler(self), self:token(), seconds) end
-  if reason and reason ~= "" then return reason end
-  return nil, ("lock %q has not been held"):format(self:key()), "NOT_HELD"
-end
-
--- The event-loop protocol: readable once lost or released. cqueues reads pollfd, events and timeout; LuaSocket's select
--- and Copas read getfd and dirty.
-
-function Lock.events() return "r" end
-function Lock.timeout() return nil end
-function Lock.dirty() return false end
-function Lock:getfd() return self:pollfd() end
 
 -- ---- the module ----------------------------------------------------------------------------------------------------
 

@@ -2,8 +2,8 @@
 -- and 04-consul.
 
 local REAL_CORE = require("holdfast.core")
-local MODULES = { "holdfast", "holdfast.call", "holdfast.core", "holdfast.loop", "holdfast.object", "holdfast.sched",
-  "holdfast.sched.plain", "holdfast.sched.loop" }
+local MODULES = { "holdfast", "holdfast.call", "holdfast.core", "holdfast.lock", "holdfast.loop", "holdfast.object",
+  "holdfast.sched", "holdfast.sched.plain", "holdfast.sched.loop" }
 
 local function pack(...) return { n = select("#", ...), ... } end
 local unpack = table.unpack or unpack -- luacheck: ignore
