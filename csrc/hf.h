@@ -316,6 +316,8 @@ struct hf_lock_opts {
 	const char *session; /* id of one made elsewhere, or NULL */
 	const struct hf_session_opts *session_opts; /* a session of its own, or NULL */
 	bool monitor_key; /* one long poll on this key */
+	bool ephemeral; /* giving it back deletes the key */
+	uint64_t flags; /* of the key, others are a CONFLICT; 0: those of a lock */
 };
 
 /* Ends a hold, or an acquire in flight, the way a drop does, but the object lives on. */

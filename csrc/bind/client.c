@@ -72,6 +72,8 @@ static int l_lock_object(lua_State *L)
 	opts.session = hf_bind_text(L, 2, "session", NULL);
 	monitor = hf_bind_text(L, 2, "monitor", NULL);
 	opts.monitor_key = monitor && !strcmp(monitor, "key");
+	opts.ephemeral = hf_bind_flag(L, 2, "ephemeral");
+	opts.flags = hf_bind_u64(L, 2, "flags");
 	lua_getfield(L, 2, "session_opts");
 	if (!lua_isnil(L, -1)) {
 		luaL_checktype(L, -1, LUA_TTABLE);

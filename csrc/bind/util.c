@@ -1,6 +1,8 @@
 #include "bind/util.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 void hf_bind_functions(lua_State *L, const luaL_Reg *functions)
@@ -139,6 +141,21 @@ int hf_bind_ready(lua_State *L, const struct hf_bind_fds *fds)
 }
 
 /* ---- fields of tables ---- */
+
+uint64_t hf_bind_u64(lua_State *L, int index, const char *name)
+{
+	const char *text = hf_bind_text(L, index, name, NULL);
+	uint64_t value;
+	char *end;
+
+	if (!text)
+		return 0;
+	errno = 0;
+	value = strtoull(text, &end, 10);
+	if (errno || *end || text[0] < '0' || text[0] > '9')
+		luaL_error(L, "%s: a whole number of 64 bits expected, as text", name);
+	return value;
+}
 
 const char *hf_bind_text(lua_State *L, int index, const char *name, size_t *len)
 {

@@ -62,6 +62,8 @@ const char *hf_bind_text(lua_State *L, int index, const char *name, size_t *len)
 const char *hf_bind_need_text(lua_State *L, int index, const char *name, size_t *len);
 int64_t hf_bind_duration(lua_State *L, int index, const char *name, int64_t absent);
 bool hf_bind_flag(lua_State *L, int index, const char *name);
+/* A number of 64 bits, as decimal text; 0 when it is absent. */
+uint64_t hf_bind_u64(lua_State *L, int index, const char *name);
 /* The array of the list is left on the stack, to live as long as it is needed. */
 struct hf_list hf_bind_list(lua_State *L, int index, const char *name);
 /* Reads a table of session options; may leave values on the stack. */

@@ -41,7 +41,8 @@ void hf_txn_add(struct hf_http *http, const struct hf_txn_op *op)
 	if (op->verb == HF_CHECK_INDEX || op->verb == HF_DELETE)
 		hf_buf_printf(body, ",\"Index\":%" PRIu64, op->index);
 	if (write) {
-		hf_buf_printf(body, ",\"Flags\":%" PRIu64 ",\"Value\":\"", HF_LOCK_FLAGS);
+		hf_buf_printf(body, ",\"Flags\":%" PRIu64 ",\"Value\":\"",
+			      op->flags ? op->flags : HF_LOCK_FLAGS);
 		hf_buf_base64(body, op->value, op->value_len);
 		hf_buf_puts(body, "\"");
 	}

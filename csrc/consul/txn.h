@@ -26,8 +26,9 @@ struct hf_txn_op {
 	const char *key;
 	const char *session;
 	uint64_t index;
-	const char *value; /* of lock and unlock, with a lock's flags */
+	const char *value; /* of lock and unlock */
 	size_t value_len;
+	uint64_t flags; /* the same; 0: those of a lock */
 };
 
 /* Begin, add operations, end. consistent asks the leader to be sure, and is for transactions that

@@ -324,7 +324,8 @@ static enum hf_step use_session(struct acquire *a)
 	pthread_mutex_unlock(&a->op.engine->mutex);
 	key_of(a)->owner_session = session;
 	if (state == HF_SESSION_ALIVE)
-		return hf_key_fresh(key_of(a)) && !unsure(a) ? try_it(a) : read_key(a);
+		return hf_key_fresh(key_of(a), a->lock->flags) && !unsure(a) ? try_it(a)
+									     : read_key(a);
 	if (state == HF_SESSION_NEW || session->create_final)
 		return no_session_yet(a);
 	gone = session->gone;
@@ -369,7 +370,7 @@ static enum hf_step decide(struct acquire *a)
 	struct hf_error held;
 
 	bury_copies(a);
-	if (key->seen.exists && key->seen.flags != HF_LOCK_FLAGS)
+	if (key->seen.exists && key->seen.flags != a->lock->flags)
 		return refuse(a, HF_CONFLICT, hf_err_text(HF_CONFLICT));
 	if (!hf_key_taken(key, session_of(a)->id))
 		return try_it(a);
@@ -425,7 +426,7 @@ static enum hf_step won(struct acquire *a, uint64_t token, int64_t sent)
 {
 	struct hf_engine *engine = a->op.engine;
 	struct hf_hold *hold = a->hold;
-	struct hf_kv ours = {.exists = true, .flags = HF_LOCK_FLAGS, .index = token, .at = token};
+	struct hf_kv ours = {.exists = true, .flags = a->lock->flags, .index = token, .at = token};
 	const struct hf_error ok = {HF_OK, ""};
 	enum hf_err why;
 
@@ -556,10 +557,13 @@ static size_t fill_try(struct acquire *a, struct hf_http *http)
 	struct hf_txn_op txn = {.key = a->lock->key,
 				.session = session_of(a)->id,
 				.value = a->lock->value,
-				.value_len = a->lock->value_len};
+				.value_len = a->lock->value_len,
+				.flags = a->lock->flags};
 
-	if (!a->index)
+	if (!a->index) {
+		key_of(a)->ephemeral = a->lock->ephemeral;
 		hf_stray_note(session_of(a), key_of(a), 0);
+	}
 	txn.verb = a->index ? HF_CHECK_INDEX : HF_CHECK_NOT_EXISTS;
 	txn.index = a->index;
 	hf_txn_add(http, &txn);

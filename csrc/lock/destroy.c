@@ -68,7 +68,7 @@ static enum hf_step looked(struct destroy *d, const struct hf_kv *kv)
 {
 	if (!kv->exists)
 		return end(d, HF_OK, "");
-	if (kv->flags != HF_LOCK_FLAGS)
+	if (kv->flags != d->lock->flags)
 		return end(d, HF_CONFLICT, hf_err_text(HF_CONFLICT));
 	if (kv->session[0])
 		return end(d, HF_IN_USE, hf_err_text(HF_IN_USE));

@@ -4,6 +4,8 @@
  *
  *   phase      asks                       answer               then
  *   UNLOCKING  [check-index, unlock]      done                 the end: OK
+ *              (an ephemeral key:
+ *              [check-index, delete])
  *                                         moved, not ours      LOOKING
  *                                         no session           the end: SESSION
  *                                         anything else        UNLOCKING, later
@@ -167,7 +169,8 @@ static size_t fill_write(const struct hf_hold *h, struct hf_http *http)
 				.session = h->session->id,
 				.index = h->index,
 				.value = h->lock->value,
-				.value_len = h->lock->value_len};
+				.value_len = h->lock->value_len,
+				.flags = h->lock->flags};
 	bool fence = h->phase == HF_FENCING;
 
 	hf_txn_add(http, &txn);
@@ -175,7 +178,7 @@ static size_t fill_write(const struct hf_hold *h, struct hf_http *http)
 		txn.verb = HF_LOCK;
 		hf_txn_add(http, &txn);
 	}
-	txn.verb = HF_UNLOCK;
+	txn.verb = h->lock->ephemeral && !fence ? HF_DELETE : HF_UNLOCK;
 	hf_txn_add(http, &txn);
 	return fence ? 3 : 2;
 }
@@ -196,14 +199,22 @@ static struct hf_key *giveback_key(const struct hf_op *op)
 
 /* ---- answers -------------------------------------------------------------------------------- */
 
+static enum hf_step done(struct hf_hold *h, const struct hf_answer *a)
+{
+	if (h->lock->ephemeral && h->phase == HF_UNLOCKING)
+		hf_key_deleted(h->key);
+	else
+		hf_key_unlocked(h->key, h->lock->flags, a->kv.index);
+	return end(h, HF_OK, "");
+}
+
 /* Whatever the last of its copies is told, an earlier one may have been carried out. */
 static enum hf_step unlocked(struct hf_hold *h, const struct hf_answer *a)
 {
 	h->unsure |= a->copied;
 	switch (a->verdict) {
 	case HF_V_OK:
-		hf_key_unlocked(h->key, a->kv.index);
-		return end(h, HF_OK, "");
+		return done(h, a);
 	case HF_V_MOVED:
 	case HF_V_ABSENT:
 	case HF_V_NOT_OURS:
@@ -229,11 +240,12 @@ static enum hf_step lost(struct hf_hold *h)
 	return end(h, HF_LOST, "the lock had been lost before it was released");
 }
 
-/* Whether no copy of a lock that is under way can be carried out any more. */
+/* Whether no copy of a lock that is under way can be carried out any more. An ephemeral key that is
+ * absent stays so: every copy that makes it is looked for until the session ends (stray.c). */
 static bool copies_are_dead(const struct hf_hold *h, const struct hf_kv *kv)
 {
 	if (!kv->exists)
-		return !h->copies_make;
+		return !h->copies_make || h->lock->ephemeral;
 	return kv->index > h->copies;
 }
 
@@ -269,8 +281,7 @@ static enum hf_step fenced(struct hf_hold *h, const struct hf_answer *a)
 {
 	switch (a->verdict) {
 	case HF_V_OK:
-		hf_key_unlocked(h->key, a->kv.index);
-		return end(h, HF_OK, "");
+		return done(h, a);
 	case HF_V_NO_SESSION:
 		hf_session_gone(h->session);
 		return end(h, HF_OK, "");

@@ -165,12 +165,17 @@ bool hf_key_saw(struct hf_key *key, const struct hf_kv *kv, int64_t sent)
 	return !back;
 }
 
-void hf_key_unlocked(struct hf_key *key, uint64_t index)
+void hf_key_unlocked(struct hf_key *key, uint64_t flags, uint64_t index)
 {
-	const struct hf_kv left = {
-		.exists = true, .flags = HF_LOCK_FLAGS, .index = index, .at = index};
+	const struct hf_kv left = {.exists = true, .flags = flags, .index = index, .at = index};
 
 	hf_key_saw(key, &left, INT64_MAX);
+	key->ours = true;
+}
+
+void hf_key_deleted(struct hf_key *key)
+{
+	hf_key_saw(key, &(struct hf_kv){.at = key->seen.at}, INT64_MAX);
 	key->ours = true;
 }
 
@@ -190,10 +195,12 @@ void hf_key_hidden(struct hf_key *key)
 	hf_wake_all(&key->changed);
 }
 
-bool hf_key_fresh(const struct hf_key *key)
+bool hf_key_fresh(const struct hf_key *key, uint64_t flags)
 {
 	int64_t now = hf_now();
 
+	if (key->seen.exists && key->seen.flags != flags)
+		return false;
 	return key->known && key->ours && now < key->seen_at + HF_FRESH &&
 	       (!key->contended || now > key->contended + CONTENDED);
 }

@@ -39,6 +39,7 @@ struct hf_key {
 	bool ours; /* seen is what our own unlock left */
 	bool refused; /* the failure will not pass, as long as nobody changes what we may do */
 	bool stray; /* stray.c: it is being given back */
+	bool ephemeral; /* the lock that last made it deletes it */
 };
 
 /* Finds or makes the entry for a key and takes a reference on it. NULL when memory is out. */
@@ -57,14 +58,17 @@ void hf_key_pass(struct hf_key *key, const void *owner);
 /* Notes what a request, which was sent at a time, has told of a key, and wakes who waits for a
  * change. Answers false when the key has gone back in time: the server's data has been replaced. */
 bool hf_key_saw(struct hf_key *key, const struct hf_kv *kv, int64_t sent);
-/* Notes what our own unlock left. */
-void hf_key_unlocked(struct hf_key *key, uint64_t index);
+/* Notes what our own unlock left: its flags, and its index. */
+void hf_key_unlocked(struct hf_key *key, uint64_t flags, uint64_t index);
+/* Notes that we have deleted it. */
+void hf_key_deleted(struct hf_key *key);
 /* Notes that a key cannot be read, for good or not, and wakes who waits for a change. */
 void hf_key_failed(struct hf_key *key, const struct hf_error *why, bool final);
 /* It has not been told with others that could be read: who waits for a change is to look alone. */
 void hf_key_hidden(struct hf_key *key);
-/* Whether seen is recent knowledge of our own that nobody seems to have made obsolete. */
-bool hf_key_fresh(const struct hf_key *key);
+/* Whether seen is recent knowledge of our own that nobody seems to have made obsolete, and has
+ * these flags. */
+bool hf_key_fresh(const struct hf_key *key, uint64_t flags);
 /* Whether a session other than this one has it, as far as we have seen: then it is contended. */
 bool hf_key_taken(struct hf_key *key, const char *session);
 void hf_keys_init(struct hf_client *client);

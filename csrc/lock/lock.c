@@ -88,6 +88,8 @@ enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opt
 	lock->fd = -1;
 	lock->session_id = hf_strdup(opts->session);
 	lock->monitor_key = opts->monitor_key;
+	lock->ephemeral = opts->ephemeral;
+	lock->flags = opts->flags ? opts->flags : HF_LOCK_FLAGS;
 	if ((opts->session && !lock->session_id) || !copy_session_opts(lock, opts->session_opts)) {
 		lock_free(lock);
 		return hf_err_set(err, HF_NOMEM, "out of memory");

@@ -12,7 +12,8 @@ struct hf_lock {
 	size_t value_len; /* const */
 	struct hf_session_opts *session_opts; /* const: a session of its own, or NULL */
 	char *session_id; /* const: an external session, or NULL */
-	bool monitor_key; /* const */
+	uint64_t flags; /* const: its key's */
+	bool monitor_key, ephemeral; /* const */
 	bool lost; /* lock */
 	atomic_int refs;
 

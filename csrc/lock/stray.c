@@ -27,6 +27,7 @@ struct stray {
 	struct hf_session *session; /* counted */
 	struct hf_key *key; /* counted */
 	uint64_t index; /* what its unlock is conditional on; 0: look first */
+	uint64_t flags; /* what the look has found */
 };
 
 /* Whether somebody has the key's turn who sees to what this session has: holds it, gives it back,
@@ -70,14 +71,15 @@ static size_t stray_fill(struct hf_op *op, struct hf_http *http)
 	struct hf_txn_op txn = {.verb = HF_CHECK_INDEX,
 				.key = s->key->name,
 				.session = s->session->id,
-				.index = s->index};
+				.index = s->index,
+				.flags = s->flags};
 
 	if (hf_session_over(s->session))
 		return 0;
 	if (!s->index)
 		return hf_batch_look(http, s->key);
 	hf_txn_add(http, &txn);
-	txn.verb = HF_UNLOCK;
+	txn.verb = s->key->ephemeral ? HF_DELETE : HF_UNLOCK;
 	hf_txn_add(http, &txn);
 	return 2;
 }
@@ -86,7 +88,10 @@ static enum hf_step stray_unlocked(struct stray *s, const struct hf_answer *a)
 {
 	switch (a->verdict) {
 	case HF_V_OK:
-		hf_key_unlocked(s->key, a->kv.index);
+		if (s->key->ephemeral)
+			hf_key_deleted(s->key);
+		else
+			hf_key_unlocked(s->key, s->flags, a->kv.index);
 		return stray_end(s);
 	case HF_V_MOVED:
 	case HF_V_ABSENT:
@@ -110,6 +115,7 @@ static enum hf_step stray_answer(struct hf_op *op, const struct hf_answer *a)
 	hf_key_saw(s->key, &a->kv, a->sent);
 	if (strcmp(a->kv.session, s->session->id) != 0 || in_good_hands(s->key, s->session))
 		return stray_end(s);
+	s->flags = a->kv.flags;
 	return stray_ask(s, a->kv.index);
 }
 

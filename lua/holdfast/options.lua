@@ -43,7 +43,7 @@ local LOCK = {
   fields = {
     key = { "string", required = true, form = "key" }, value = { "string", default = "" }, session = "any",
     session_ttl = POSITIVE, session_name = "text", lock_delay = "duration", session_opts = { fields = SESSION },
-    monitor = { "string", one_of = { "key", "session" }, default = "session" },
+    monitor = { "string", one_of = { "key", "session" }, default = "session" }, ephemeral = "boolean",
   },
 }
 
@@ -297,7 +297,8 @@ local function read_lock(given, base)
   given = check.read(given, LOCK)
   local own = own_session(given)
   return {
-    key = given.key, value = given.value, monitor = given.monitor, session_opts = own and over(base, own),
+    key = given.key, value = given.value, monitor = given.monitor, ephemeral = given.ephemeral,
+    session_opts = own and over(base, own),
     session = given.session ~= nil and read_session_id(given.session) or nil,
   }
 end
