@@ -167,6 +167,7 @@ struct hf_client_opts {
 	X(KEY, "key") \
 	X(STOLEN, "stolen") \
 	X(DEADLINE, "deadline") \
+	X(EXPIRED, "expired") \
 	X(RELEASED, "released") \
 	X(CLOSED, "closed") \
 	X(FORKED, "forked")
@@ -317,6 +318,7 @@ struct hf_lock_opts {
 	const struct hf_session_opts *session_opts; /* a session of its own, or NULL */
 	bool monitor_key; /* one long poll on this key */
 	bool ephemeral; /* giving it back deletes the key */
+	int64_t max_hold; /* ms after which a hold ends by itself; 0: none */
 	uint64_t flags; /* of the key, others are a CONFLICT; 0: those of a lock */
 };
 
@@ -347,7 +349,7 @@ struct hf_lock_state {
 	bool lost; /* latched until the next acquire */
 	enum hf_reason reason; /* how the last hold ended; HF_NO_REASON: held, or never was */
 	uint64_t token; /* 0: not held */
-	int64_t until; /* the lease deadline (hf_now); 0: not held */
+	int64_t until; /* it ends by then: the lease deadline (hf_now), or max_hold; 0: not held */
 };
 
 void hf_lock_state(struct hf_lock *lock, struct hf_lock_state *out);

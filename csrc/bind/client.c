@@ -73,6 +73,7 @@ static int l_lock_object(lua_State *L)
 	monitor = hf_bind_text(L, 2, "monitor", NULL);
 	opts.monitor_key = monitor && !strcmp(monitor, "key");
 	opts.ephemeral = hf_bind_flag(L, 2, "ephemeral");
+	opts.max_hold = hf_bind_duration(L, 2, "max_hold", 0);
 	opts.flags = hf_bind_u64(L, 2, "flags");
 	lua_getfield(L, 2, "session_opts");
 	if (!lua_isnil(L, -1)) {

@@ -26,6 +26,7 @@
 #include "base/alloc.h"
 #include "base/random.h"
 #include "lock/batch.h"
+#include "lock/expiry.h"
 #include "lock/lock.h"
 #include "lock/monitor.h"
 #include "lock/stray.h"
@@ -56,6 +57,7 @@ struct acquire {
 	struct hf_part part;
 	struct hf_lock *lock; /* counted */
 	struct hf_hold *hold; /* counted: what it is going to be */
+	struct hf_op *expiry; /* counted: what is to end that; NULL: nothing */
 	enum phase phase;
 	bool queued, mine; /* waits for the turn; has it */
 	bool watching;
@@ -75,6 +77,7 @@ static void acquire_free(struct hf_op *op)
 {
 	struct acquire *a = (struct acquire *)op;
 
+	hf_op_unref(a->expiry);
 	if (a->hold)
 		hf_op_unref(&a->hold->op);
 	hf_free(a->last);
@@ -448,6 +451,9 @@ static enum hf_step won(struct acquire *a, uint64_t token, int64_t sent)
 		return why == HF_SESSION ? use_session(a) : leave(a, why);
 	if (a->lock->monitor_key)
 		hf_monitor_key(hold);
+	if (a->expiry)
+		hf_engine_add(engine, a->expiry);
+	a->expiry = NULL;
 	return HF_FINISH;
 }
 
@@ -682,7 +688,9 @@ enum hf_err hf_lock_acquire(struct hf_lock *lock, int64_t timeout, struct hf_op 
 	a->hold = hf_hold_new(lock);
 	a->once = timeout == 0;
 	a->op.deadline = hf_op_deadline(timeout);
-	if (!a->hold) {
+	if (a->hold && lock->max_hold)
+		a->expiry = hf_expiry_new(a->hold);
+	if (!a->hold || (lock->max_hold && !a->expiry)) {
 		hf_op_unref(&a->op);
 		return hf_err_set(err, HF_NOMEM, "out of memory");
 	}

@@ -40,6 +40,22 @@
 
 /* ---- how a hold ends here ------------------------------------------------------------------- */
 
+/* Whether the server has nothing to be given back. An external session may outlive our lease, and
+ * the key with it. */
+static bool is_over_there(const struct hf_session *session, enum hf_reason reason)
+{
+	switch (reason) {
+	case HF_BY_SESSION:
+	case HF_BY_KEY:
+	case HF_BY_STOLEN:
+		return true;
+	case HF_BY_DEADLINE:
+		return !session->external;
+	default:
+		return false;
+	}
+}
+
 void hf_hold_end_locked(struct hf_hold *hold, enum hf_reason reason)
 {
 	struct hf_lock *lock = hold->lock;
@@ -54,9 +70,7 @@ void hf_hold_end_locked(struct hf_hold *hold, enum hf_reason reason)
 	lock->hold = NULL;
 	lock->lost = !released;
 	lock->reason = reason;
-	/* An external session may outlive our lease, and the key with it. */
-	if (!released && reason != HF_BY_CLOSED && !(session->external && reason == HF_BY_DEADLINE))
-		hold->lost = true;
+	hold->lost |= is_over_there(session, reason);
 	hf_guard_break(&hold->guard, hf_reason_text(reason));
 	if (lock->fd >= 0)
 		eventfd_write(lock->fd, 1);

@@ -89,6 +89,7 @@ enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opt
 	lock->session_id = hf_strdup(opts->session);
 	lock->monitor_key = opts->monitor_key;
 	lock->ephemeral = opts->ephemeral;
+	lock->max_hold = opts->max_hold;
 	lock->flags = opts->flags ? opts->flags : HF_LOCK_FLAGS;
 	if ((opts->session && !lock->session_id) || !copy_session_opts(lock, opts->session_opts)) {
 		lock_free(lock);
@@ -113,7 +114,11 @@ const char *hf_lock_key(struct hf_lock *lock)
 bool hf_lock_held_locked(struct hf_lock *lock)
 {
 	/* Looking at the session may end the hold. */
-	return lock->hold && hf_session_alive_locked(lock->hold->session);
+	if (!lock->hold || !hf_session_alive_locked(lock->hold->session))
+		return false;
+	if (hf_now() >= lock->hold->guard.ends)
+		hf_hold_end_locked(lock->hold, HF_BY_EXPIRED);
+	return lock->hold != NULL;
 }
 
 void hf_lock_state(struct hf_lock *lock, struct hf_lock_state *out)
@@ -128,6 +133,8 @@ void hf_lock_state(struct hf_lock *lock, struct hf_lock_state *out)
 	if (out->held) {
 		out->token = lock->hold->token;
 		out->until = atomic_load(&lock->hold->session->deadline);
+		if (lock->hold->guard.ends < out->until)
+			out->until = lock->hold->guard.ends;
 	}
 	pthread_mutex_unlock(&lock->client->engine.mutex);
 }
@@ -194,6 +201,8 @@ void hf_lock_begin_hold_locked(struct hf_hold *hold, int64_t sent)
 	lock->lost = false;
 	lock->reason = HF_NO_REASON;
 	hold->guard.until = &session->deadline;
+	if (lock->max_hold)
+		hold->guard.ends = hf_now() + lock->max_hold;
 	hold->was_held = true;
 	/* The lease of an external session begins with the first hold, and has no other proof yet.
 	 */

@@ -13,6 +13,7 @@ struct hf_lock {
 	struct hf_session_opts *session_opts; /* const: a session of its own, or NULL */
 	char *session_id; /* const: an external session, or NULL */
 	uint64_t flags; /* const: its key's */
+	int64_t max_hold; /* const: ms; 0: none */
 	bool monitor_key, ephemeral; /* const */
 	bool lost; /* lock */
 	atomic_int refs;
@@ -51,7 +52,7 @@ struct hf_hold {
 void hf_lock_ref(struct hf_lock *lock);
 /* NULL is fine. Never takes the mutex. */
 void hf_lock_unref(struct hf_lock *lock);
-/* Whether it is held at this moment; looks at the lease. */
+/* Whether it is held at this moment; looks at the lease and at max_hold, and ends what is over. */
 bool hf_lock_held_locked(struct hf_lock *lock);
 /* Begins a hold, which the lock counts, and which the server has granted to a request that was sent
  * at a time. */

@@ -6,13 +6,16 @@ void hf_guard_init(struct hf_guard *guard, struct hf_op *owner, const char *what
 {
 	guard->owner = owner;
 	guard->what = what;
+	guard->ends = HF_NEVER;
 	hf_link_init(&guard->ops);
 }
 
 bool hf_guard_stands(const struct hf_guard *guard)
 {
-	return !atomic_load(&guard->broken) &&
-	       (!guard->until || hf_now() < atomic_load(guard->until));
+	int64_t now = hf_now();
+
+	return !atomic_load(&guard->broken) && now < guard->ends &&
+	       (!guard->until || now < atomic_load(guard->until));
 }
 
 void hf_guard_break(struct hf_guard *guard, const char *why)
@@ -37,6 +40,7 @@ void hf_guard_explain(const struct hf_guard *guard, struct hf_error *err)
 {
 	const char *why = atomic_load(&guard->why);
 
-	hf_err_set(err, HF_LOST, "the hold of \"%s\" has ended: %s", guard->what,
-		   why ? why : "deadline");
+	if (!why)
+		why = hf_now() < guard->ends ? "deadline" : "expired";
+	hf_err_set(err, HF_LOST, "the hold of \"%s\" has ended: %s", guard->what, why);
 }

@@ -1,5 +1,5 @@
 /* guard.h: what ops stand on that must not outlive something: when the guard breaks, they end with
- * LOST. It also has a time after which it does not stand, known or not: nothing is sent any more.
+ * LOST. It also has times after which it does not stand, known or not: nothing is sent any more.
  *
  * A guard belongs to an op, whose reference keeps it. That op is submitted when the guard has been
  * broken, and ends what stands on it (hf_guard_clear). */
@@ -17,6 +17,7 @@ struct hf_guard {
 	struct hf_op *owner; /* const */
 	const char *what; /* const: for messages; lives as long as the owner */
 	const _Atomic int64_t *until; /* const: the time (hf_now) that it does not outlive */
+	int64_t ends; /* const: another one, of its own */
 	atomic_bool broken;
 	const char *_Atomic why; /* a constant: how it broke */
 	struct hf_link ops; /* thread */

@@ -92,8 +92,8 @@ end
 --- Waits until the lock is lost or released.
 -- @function lock:wait_lost
 -- @param[opt] timeout 0 looks and does not wait
--- @treturn string|nil the reason: session, key, stolen, deadline, released, closed or forked; nil, "timed out",
--- "TIMEOUT"; nil, message, "NOT_HELD" when it never was held
+-- @treturn string|nil the reason: session, key, stolen, deadline, expired, released, closed or forked; nil, "timed
+-- out", "TIMEOUT"; nil, message, "NOT_HELD" when it never was held
 function Lock:wait_lost(timeout)
   local seconds = options.timeout(timeout, 2)
   local held, reason, code = self:held()

@@ -44,6 +44,7 @@ local LOCK = {
     key = { "string", required = true, form = "key" }, value = { "string", default = "" }, session = "any",
     session_ttl = POSITIVE, session_name = "text", lock_delay = "duration", session_opts = { fields = SESSION },
     monitor = { "string", one_of = { "key", "session" }, default = "session" }, ephemeral = "boolean",
+    max_hold = POSITIVE,
   },
 }
 
@@ -298,7 +299,7 @@ local function read_lock(given, base)
   local own = own_session(given)
   return {
     key = given.key, value = given.value, monitor = given.monitor, ephemeral = given.ephemeral,
-    session_opts = own and over(base, own),
+    max_hold = given.max_hold, session_opts = own and over(base, own),
     session = given.session ~= nil and read_session_id(given.session) or nil,
   }
 end
