@@ -26,17 +26,27 @@ void hf_http_free_headers(struct curl_slist *list)
 
 /* ---- callbacks of libcurl ------------------------------------------------------------------- */
 
-/* Sockets must not leak into programs that the process starts, and they are counted. */
+/* Sockets must not leak into programs that the process starts, and they are counted: libcurl tells
+ * of the end of each, also of one that was never connected. arg is the gauge itself: a connection
+ * outlives the request that opened it. */
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
-	struct hf_http *http = arg;
+	atomic_long *connections = arg;
 	int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 
 	(void)purpose;
 	if (fd < 0)
 		return CURL_SOCKET_BAD;
-	http->opened = true;
+	atomic_fetch_add(connections, 1);
 	return fd;
+}
+
+static int close_socket(void *arg, curl_socket_t fd)
+{
+	atomic_long *connections = arg;
+
+	atomic_fetch_sub(connections, 1);
+	return close(fd);
 }
 
 /* Called when a connection is there, before the request is sent. The process may have been
@@ -46,35 +56,10 @@ static int before_sending(void *arg, char *to_ip, char *from_ip, int to_port, in
 	struct hf_http *http = arg;
 
 	(void)to_ip, (void)from_ip, (void)to_port, (void)from_port;
-	if (http->opened)
-		atomic_fetch_add(http->connections, 1);
-	http->opened = false;
 	if (http->guard && !hf_guard_stands(http->guard))
 		return CURL_PREREQFUNC_ABORT;
 	http->sendings++;
 	return CURL_PREREQFUNC_OK;
-}
-
-/* libcurl tells of the end of sockets that were connected only. One that was, but had no request
- * on it (TLS failed), has to be counted for that. */
-void hf_http_end(struct hf_http *http)
-{
-	curl_off_t connected = 0;
-
-	if (http->opened)
-		curl_easy_getinfo(http->easy, CURLINFO_CONNECT_TIME_T, &connected);
-	if (connected > 0)
-		atomic_fetch_add(http->connections, 1);
-	http->opened = false;
-}
-
-/* arg is the gauge itself: a connection outlives the request that opened it. */
-static int close_socket(void *arg, curl_socket_t fd)
-{
-	atomic_long *connections = arg;
-
-	atomic_fetch_sub(connections, 1);
-	return close(fd);
 }
 
 static size_t take_body(char *data, size_t size, size_t count, void *arg)
@@ -126,7 +111,7 @@ static CURLcode set_common(struct hf_http *http)
 	SET(NOPROGRESS, 1L);
 	SET(ERRORBUFFER, http->detail);
 	SET(OPENSOCKETFUNCTION, open_socket);
-	SET(OPENSOCKETDATA, http);
+	SET(OPENSOCKETDATA, http->connections);
 	SET(PREREQFUNCTION, before_sending);
 	SET(PREREQDATA, http);
 	SET(CLOSESOCKETFUNCTION, close_socket);

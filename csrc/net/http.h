@@ -48,8 +48,7 @@ struct hf_http {
 	const struct hf_peer *set_up; /* easy has what all requests to this peer share */
 	struct hf_http *next; /* of those that wait for a request */
 	char detail[CURL_ERROR_SIZE];
-	bool opened; /* a socket was opened for it and is not counted yet */
-	atomic_long *connections; /* gauge of open connections, counted by the socket callbacks */
+	atomic_long *connections; /* gauge of open sockets, kept by the socket callbacks */
 };
 
 /* Adds a line to a list that may be NULL; on failure the old list stays as it is. */
@@ -62,8 +61,6 @@ void hf_http_reset(struct hf_http *http);
 /* Makes http->easy ready to be added to the multi handle; makes one, unless there is one. Counts
  * the connections it opens in *connections. */
 enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections);
-/* To be called when a transfer ends in whatever way, before its handle is removed. */
-void hf_http_end(struct hf_http *http);
 /* Reads off http->easy what came of the transfer. */
 void hf_http_done(struct hf_http *http, CURLcode result);
 /* The request fails for want of memory before it began. */

@@ -56,7 +56,6 @@ void hf_transfer_end(struct hf_op *op)
 {
 	struct hf_engine *engine = op->engine;
 
-	hf_http_end(op->http);
 	curl_multi_remove_handle(engine->multi, op->http->easy);
 	give_easy(op);
 	engine->lanes[op->lane].flying--;

@@ -183,7 +183,6 @@ static enum hf_err carry_out(void)
 	if (curl_multi_add_handle(multi, http.easy))
 		return HF_NOMEM;
 	hf_http_done(&http, transfer());
-	hf_http_end(&http);
 	curl_multi_remove_handle(multi, http.easy);
 	return http.error;
 }
@@ -212,6 +211,7 @@ static void end(void)
 	http = (struct hf_http){0};
 	curl_multi_cleanup(multi);
 	multi = NULL;
+	CHECK_INT(atomic_load(&open_connections), 0);
 	for (int i = 0; i < CONNECTIONS; i++)
 		hang_up(&server.connections[i]);
 }
