@@ -154,7 +154,9 @@ struct hf_session_opts {
 struct hf_client_opts {
 	const char *base; /* http://host:port/prefix, no slash at the end */
 	const char *unix_socket; /* or NULL */
-	const char *token, *auth, *datacenter, *ns, *partition;
+	const char *token,
+		*token_file; /* what it holds; the file is read again when a token is refused */
+	const char *auth, *datacenter, *ns, *partition;
 	const char *ca_file, *ca_path, *cert_file, *key_file;
 	const char *connect_to; /* "::host:port" to go to when base has another name, or NULL */
 	bool verify;

@@ -59,6 +59,7 @@ build = {
         "csrc/consul/call.c",
         "csrc/consul/kv.c",
         "csrc/consul/session.c",
+        "csrc/consul/token.c",
         "csrc/consul/txn.c",
         "csrc/lock/acquire.c", "csrc/lock/batch.c",
         "csrc/lock/call.c",

@@ -76,11 +76,12 @@ void hf_session_opts_free(struct hf_session_opts *opts)
 
 #define EACH_TEXT(opts, verb, ...) \
 	(verb(&(opts)->base, ##__VA_ARGS__), verb(&(opts)->unix_socket, ##__VA_ARGS__), \
-	 verb(&(opts)->token, ##__VA_ARGS__), verb(&(opts)->auth, ##__VA_ARGS__), \
-	 verb(&(opts)->datacenter, ##__VA_ARGS__), verb(&(opts)->ns, ##__VA_ARGS__), \
-	 verb(&(opts)->partition, ##__VA_ARGS__), verb(&(opts)->ca_file, ##__VA_ARGS__), \
-	 verb(&(opts)->ca_path, ##__VA_ARGS__), verb(&(opts)->cert_file, ##__VA_ARGS__), \
-	 verb(&(opts)->key_file, ##__VA_ARGS__), verb(&(opts)->connect_to, ##__VA_ARGS__))
+	 verb(&(opts)->token, ##__VA_ARGS__), verb(&(opts)->token_file, ##__VA_ARGS__), \
+	 verb(&(opts)->auth, ##__VA_ARGS__), verb(&(opts)->datacenter, ##__VA_ARGS__), \
+	 verb(&(opts)->ns, ##__VA_ARGS__), verb(&(opts)->partition, ##__VA_ARGS__), \
+	 verb(&(opts)->ca_file, ##__VA_ARGS__), verb(&(opts)->ca_path, ##__VA_ARGS__), \
+	 verb(&(opts)->cert_file, ##__VA_ARGS__), verb(&(opts)->key_file, ##__VA_ARGS__), \
+	 verb(&(opts)->connect_to, ##__VA_ARGS__))
 
 bool hf_client_opts_copy(struct hf_client_opts *dst, const struct hf_client_opts *src)
 {

@@ -34,6 +34,7 @@ static int l_client(lua_State *L)
 		.base = hf_bind_need_text(L, 1, "base", NULL),
 		.unix_socket = hf_bind_text(L, 1, "unix_socket", NULL),
 		.token = hf_bind_text(L, 1, "token", NULL),
+		.token_file = hf_bind_text(L, 1, "token_file", NULL),
 		.auth = hf_bind_text(L, 1, "auth", NULL),
 		.datacenter = hf_bind_text(L, 1, "datacenter", NULL),
 		.ns = hf_bind_text(L, 1, "namespace", NULL),

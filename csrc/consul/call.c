@@ -1,5 +1,8 @@
 #include "consul/call.h"
 
+#include "base/alloc.h"
+#include "consul/token.h"
+
 #include <ctype.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -7,6 +10,7 @@
 #include <strings.h>
 
 #define MAX_REPLY (8 * 1024 * 1024)
+#define TOKEN_EACH 1000 /* ms between two looks at the token's file, however much is refused */
 /* A server lets a poll wait up to a sixteenth longer than asked, then the answer must travel. */
 #define POLL_TIMEOUT(wait) ((wait) + (wait) / 16 + 5000)
 /* The whole catalog of a large cluster may be asked for. */
@@ -14,23 +18,24 @@
 
 /* ---- the server ----------------------------------------------------------------------------- */
 
-static bool add_token(struct curl_slist **list, const char *token)
+/* Has requests from now on carry another token. Without memory they go on with the one they had. */
+static bool use_token(struct hf_peer *peer, const char *token)
 {
 	struct hf_buf line = {0};
-	bool ok;
 
-	if (!token)
-		return true;
 	hf_buf_puts(&line, "X-Consul-Token: ");
-	ok = hf_buf_puts(&line, token) && hf_http_add_header(list, line.data);
-	hf_buf_free(&line);
-	return ok;
-}
-
-static bool add_headers(struct curl_slist **list, const char *token)
-{
-	return hf_http_add_header(list, "Content-Type: application/json") &&
-	       hf_http_add_header(list, "Expect:") && add_token(list, token);
+	if (!hf_buf_puts(&line, token)) {
+		hf_buf_free(&line);
+		return false;
+	}
+	if (peer->header && !strcmp(peer->header, line.data)) {
+		hf_buf_free(&line);
+		return true;
+	}
+	hf_free(peer->header);
+	peer->header = line.data;
+	peer->edition++;
+	return true;
 }
 
 bool hf_consul_init(struct hf_consul *consul, const struct hf_client_opts *opts)
@@ -45,7 +50,9 @@ bool hf_consul_init(struct hf_consul *consul, const struct hf_client_opts *opts)
 			 .key_file = opts->key_file,
 			 .verify = opts->verify},
 	};
-	if (add_headers(&consul->peer.headers, opts->token) &&
+	if (hf_http_add_header(&consul->peer.headers, "Content-Type: application/json") &&
+	    hf_http_add_header(&consul->peer.headers, "Expect:") &&
+	    (!opts->token || use_token(&consul->peer, opts->token)) &&
 	    (!opts->connect_to || hf_http_add_header(&consul->peer.connect_to, opts->connect_to)))
 		return true;
 	hf_consul_free(consul);
@@ -57,6 +64,21 @@ void hf_consul_free(struct hf_consul *consul)
 	hf_http_free_headers(consul->peer.headers);
 	hf_http_free_headers(consul->peer.connect_to);
 	consul->peer.headers = consul->peer.connect_to = NULL;
+	hf_free(consul->peer.header);
+	consul->peer.header = NULL;
+}
+
+void hf_consul_renew_token(struct hf_consul *consul)
+{
+	struct hf_buf token = {0};
+
+	if (!consul->opts->token_file ||
+	    (consul->token_read_at && hf_now() < consul->token_read_at + TOKEN_EACH))
+		return;
+	consul->token_read_at = hf_now();
+	if (hf_token_read(consul->opts->token_file, &token))
+		use_token(&consul->peer, token.data);
+	hf_buf_free(&token);
 }
 
 /* ---- requests ------------------------------------------------------------------------------- */
@@ -151,7 +173,8 @@ static void where_unless(struct hf_http *http, const struct hf_list *query, cons
 		hf_call_query(http, name, value);
 }
 
-void hf_call_any(struct hf_http *http, const struct hf_consul *consul, const struct hf_call *call)
+void hf_call_any(struct hf_http *http, const struct hf_consul *consul, const struct hf_call *call,
+		 const struct curl_slist *headers)
 {
 	hf_call_begin(http, consul, call->method, call->path);
 	for (size_t i = 0; i < call->query.count; i++)
@@ -162,17 +185,17 @@ void hf_call_any(struct hf_http *http, const struct hf_consul *consul, const str
 	hf_buf_add(&http->body, call->body, call->body_len);
 	http->has_body = call->body != NULL;
 	http->max_body = MAX_ANY_REPLY;
+	http->instead = headers;
+	http->bare = names(&call->headers, "X-Consul-Token", ':');
 	if (call->wait)
 		http->timeout = POLL_TIMEOUT(call->wait);
 	else if (call->timeout >= 0)
 		http->timeout = call->timeout + 1; /* the op's deadline comes first */
 }
 
-bool hf_call_headers(struct curl_slist **list, const struct hf_consul *consul,
-		     const struct hf_call *call)
+bool hf_call_headers(struct curl_slist **list, const struct hf_call *call)
 {
 	bool typed = names(&call->headers, "Content-Type", ':');
-	bool own_token = names(&call->headers, "X-Consul-Token", ':');
 
 	for (size_t i = 0; i < call->headers.count; i++)
 		if (!hf_http_add_header(list, call->headers.items[i]))
@@ -180,8 +203,7 @@ bool hf_call_headers(struct curl_slist **list, const struct hf_consul *consul,
 	if (!typed && !hf_http_add_header(list, call->body ? "Content-Type: application/json"
 							   : "Content-Type:"))
 		return false;
-	return hf_http_add_header(list, "Expect:") &&
-	       (own_token || add_token(list, consul->opts->token));
+	return hf_http_add_header(list, "Expect:");
 }
 
 /* ---- replies -------------------------------------------------------------------------------- */
@@ -233,6 +255,16 @@ enum hf_verdict hf_call_garbled(const struct hf_http *http, const struct hf_cons
 	excerpt(http, body, sizeof body);
 	hf_err_set(err, HF_PROTOCOL, "%s: reply not understood: \"%s\"", consul->opts->base, body);
 	return HF_V_AGAIN;
+}
+
+/* A transaction says in its list of errors what it was refused for. A key may be named like that
+ * too, so this is good for asking again, not for an answer. */
+bool hf_call_denied(const struct hf_http *http)
+{
+	if (http->error || http->status == 200)
+		return false;
+	return http->status == 403 || says(http, "ACL not found") ||
+	       strstr(hf_buf_text(&http->reply), "Permission denied") != NULL;
 }
 
 static bool rate_limited(const struct hf_http *http)

@@ -1,7 +1,7 @@
 /* call.h: what every request to Consul and every reply have in common. Pure like its neighbours
- * session, kv and txn: builds requests, reads replies; no state, no network. Builders fill an
- * hf_http that is empty; out of memory shows in its buffers. Facts about the server:
- * docs/consul.md. */
+ * session, kv and txn: builds requests, reads replies; no network, and no state but the token.
+ * Builders fill an hf_http that is empty; out of memory shows in its buffers. Facts about the
+ * server: docs/consul.md. */
 #ifndef HF_CALL_H
 #define HF_CALL_H
 
@@ -12,16 +12,21 @@
  * waiter whose server is suspended finds out after this. */
 #define HF_POLL_WAIT 10000
 
-/* A Consul, and how to reach it. const once it has been made. */
+/* A Consul, and how to reach it. const once it has been made, but for the token. */
 struct hf_consul {
 	const struct hf_client_opts *opts;
 	struct hf_peer peer;
+	int64_t token_read_at; /* thread: when opts->token_file was last read; 0: not here */
 };
 
 /* Makes what is to be made of opts, which live as long as consul. False when memory is out, with
  * *consul emptied. */
 bool hf_consul_init(struct hf_consul *consul, const struct hf_client_opts *opts);
 void hf_consul_free(struct hf_consul *consul);
+/* thread: a server has refused a request, which may be because the token was replaced: reads its
+ * file again, if there is one and it was not read a moment ago. What the file has to say by then
+ * counts from the next request on; when that is nothing, the token stays. */
+void hf_consul_renew_token(struct hf_consul *consul);
 
 /* What a reply comes down to. */
 enum hf_verdict {
@@ -52,11 +57,11 @@ void hf_call_field(struct hf_buf *body, const char *name, const char *value);
 
 /* Any request: what the user wants, and where, unless that says. The timeout of a long poll is what
  * the server may take for it, and some more for the answer to travel. */
-void hf_call_any(struct hf_http *http, const struct hf_consul *consul, const struct hf_call *call);
-/* The headers of such a request, for http->instead. False when memory is out; the list is the
+void hf_call_any(struct hf_http *http, const struct hf_consul *consul, const struct hf_call *call,
+		 const struct curl_slist *headers);
+/* The headers of such a request, but for the token. False when memory is out; the list is the
  * caller's even so. */
-bool hf_call_headers(struct curl_slist **list, const struct hf_consul *consul,
-		     const struct hf_call *call);
+bool hf_call_headers(struct curl_slist **list, const struct hf_call *call);
 
 /* ---- replies ---- */
 
@@ -64,6 +69,8 @@ bool hf_call_headers(struct curl_slist **list, const struct hf_consul *consul,
  * ABSENT: 404, of whomever. */
 enum hf_verdict hf_call_common(const struct hf_http *http, const struct hf_consul *consul,
 			       struct hf_error *err);
+/* Whether an ACL has refused the request, or a part of it. */
+bool hf_call_denied(const struct hf_http *http);
 /* The answer to a reply that is not what it should be: AGAIN. */
 enum hf_verdict hf_call_garbled(const struct hf_http *http, const struct hf_consul *consul,
 				struct hf_error *err);

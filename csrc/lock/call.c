@@ -40,8 +40,7 @@ static bool call_request(struct hf_op *op, struct hf_http *http)
 {
 	struct call *c = (struct call *)op;
 
-	hf_call_any(http, &hf_client_of(op)->consul, &c->what);
-	http->instead = c->headers;
+	hf_call_any(http, &hf_client_of(op)->consul, &c->what, c->headers);
 	return true;
 }
 
@@ -94,8 +93,7 @@ enum hf_err hf_call_start(struct hf_client *client, const struct hf_call *call, 
 		return err->code;
 	err->code = HF_OK;
 	c = hf_op_new(engine, &call_kind, sizeof *c);
-	if (!c || !hf_call_copy(&c->what, call) ||
-	    !hf_call_headers(&c->headers, &client->consul, call)) {
+	if (!c || !hf_call_copy(&c->what, call) || !hf_call_headers(&c->headers, call)) {
 		if (c)
 			hf_op_unref(&c->base.op);
 		return hf_err_set(err, HF_NOMEM, "out of memory");

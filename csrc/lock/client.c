@@ -49,6 +49,17 @@ static void ended(struct hf_engine *engine)
 	hf_keys_free(client);
 }
 
+/* Whether a refusal was for a token that has been replaced meanwhile, also for another request. */
+static bool again(struct hf_engine *engine, const struct hf_http *http)
+{
+	struct hf_consul *consul = &of(engine)->consul;
+
+	if (!hf_call_denied(http))
+		return false;
+	hf_consul_renew_token(consul);
+	return http->edition != consul->peer.edition;
+}
+
 static void client_free(struct hf_engine *engine)
 {
 	struct hf_client *client = of(engine);
@@ -59,7 +70,7 @@ static void client_free(struct hf_engine *engine)
 	hf_process_count(HF_CLIENTS, -1);
 }
 
-static const struct hf_hooks hooks = {closing, ended, client_free};
+static const struct hf_hooks hooks = {closing, ended, again, client_free};
 
 /* ---- for the caller ------------------------------------------------------------------------- */
 

@@ -33,7 +33,7 @@ struct hf_queue {
 struct hf_client {
 	struct hf_engine engine; /* first: its references are the client's */
 	struct hf_client_opts opts; /* const */
-	struct hf_consul consul; /* const */
+	struct hf_consul consul; /* const, but for the token: thread */
 	struct hf_stats stats; /* lock */
 	struct hf_link sessions; /* thread: struct hf_session.mine; counted */
 	struct hf_session *shared; /* thread: the one of them that locks use by default */

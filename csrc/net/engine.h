@@ -1,5 +1,5 @@
 /* engine.h: steps ops and carries out their requests. It knows time, HTTP and threads; what the ops
- * are about is their owner's business, whom it tells three things.
+ * are about is their owner's business, whom it tells three things and asks one.
  *
  * It goes on in turns (turn.h), and whoever waits for an op takes them; the engine's own thread
  * stands back meanwhile, and comes back by itself (drive.h). "Thread" beside a function or a field
@@ -26,6 +26,9 @@ struct hf_hooks {
 	void (*closing)(struct hf_engine *engine, int64_t close_by);
 	/* thread: there are no more ops, and there will be none. */
 	void (*ended)(struct hf_engine *engine);
+	/* thread: a reply has come. Whether its request is to go once more, since what all requests
+	 * share has changed. */
+	bool (*again)(struct hf_engine *engine, const struct hf_http *http);
 	/* any thread: the last reference is gone; frees the memory that the engine is in. */
 	void (*free)(struct hf_engine *engine);
 };

@@ -155,9 +155,7 @@ static CURLcode set_request(struct hf_http *http)
 	CURLcode result = CURLE_OK;
 
 	SET(URL, hf_buf_text(&http->url));
-	SET(HTTPHEADER, !http->peer	? http->headers
-			: http->instead ? http->instead
-					: http->peer->headers);
+	SET(HTTPHEADER, http->peer ? http->shared : http->headers);
 	SET(TIMEOUT_MS, (long)http->timeout);
 	SET(CONNECTTIMEOUT_MS, (long)http->timeout);
 	SET(FRESH_CONNECT, (long)http->fresh);
@@ -172,11 +170,39 @@ static CURLcode set_request(struct hf_http *http)
 	return result;
 }
 
+static void drop_headers(struct hf_http *http)
+{
+	hf_http_free_headers(http->shared);
+	http->shared = NULL;
+}
+
 static void drop_easy(struct hf_http *http)
 {
 	curl_easy_cleanup(http->easy);
 	http->easy = NULL;
 	http->set_up = NULL;
+	drop_headers(http);
+}
+
+/* libcurl does not copy them, and those of the peer may change while a request is under way. */
+static bool copy_headers(struct hf_http *http)
+{
+	const struct hf_peer *peer = http->peer;
+	const struct curl_slist *line = http->instead ? http->instead : peer->headers;
+	bool ok = true;
+
+	if (http->shared && !http->apart && !http->instead && http->edition == peer->edition)
+		return true;
+	drop_headers(http);
+	for (; line && ok; line = line->next)
+		ok = hf_http_add_header(&http->shared, line->data);
+	if (ok && peer->header && !http->bare)
+		ok = hf_http_add_header(&http->shared, peer->header);
+	if (!ok)
+		drop_headers(http);
+	http->apart = http->instead != NULL;
+	http->edition = peer->edition;
+	return ok;
 }
 
 /* What is to stay begins with a new handle: a reset does not tell when memory is out, and leaves
@@ -217,6 +243,8 @@ enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections)
 	}
 	if (!http->peer || http->set_up != http->peer)
 		result = set_up(http);
+	if (!result && http->peer && !copy_headers(http))
+		result = CURLE_OUT_OF_MEMORY;
 	if (!result)
 		result = set_request(http);
 	if (result)
@@ -315,6 +343,16 @@ void *hf_http_owner(CURL *easy)
 	return owner;
 }
 
+/* What was refused has not been carried out; copies that were sent before it may have been. */
+void hf_http_again(struct hf_http *http)
+{
+	hf_buf_reset(&http->reply);
+	hf_buf_reset(&http->reply_headers);
+	http->truncated = false;
+	http->status = 0;
+	http->sendings--;
+}
+
 void hf_http_reset(struct hf_http *http)
 {
 	/* Who knows what it has kept: when memory is out, the Authorization for the next request.
@@ -327,6 +365,7 @@ void hf_http_reset(struct hf_http *http)
 	hf_buf_reset(&http->reply_headers);
 	http->peer = NULL;
 	http->instead = NULL;
+	http->bare = false;
 	http->guard = NULL;
 	http->has_body = http->fresh = http->cut = false;
 	http->truncated = http->maybe_sent = false;
@@ -342,7 +381,7 @@ void hf_http_free(struct hf_http *http)
 	hf_buf_free(&http->body);
 	hf_buf_free(&http->reply);
 	hf_buf_free(&http->reply_headers);
-	curl_slist_free_all(http->headers);
+	hf_http_free_headers(http->headers);
 	http->headers = NULL;
 	drop_easy(http);
 }

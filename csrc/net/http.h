@@ -11,11 +11,14 @@
 #include <curl/curl.h>
 #include <stdatomic.h>
 
-/* How to reach a server: what all requests to it share. const once it has been made. */
+/* How to reach a server: what all requests to it share. const once it has been made, but for the
+ * one header: thread. */
 struct hf_peer {
 	const char *unix_socket, *auth, *ca_file, *ca_path, *cert_file, *key_file;
 	bool verify;
 	struct curl_slist *headers, *connect_to;
+	char *header; /* one more, which may be replaced; NULL: none */
+	unsigned edition; /* rises when it is */
 };
 
 struct hf_http {
@@ -26,7 +29,8 @@ struct hf_http {
 	struct hf_buf url, body;
 	bool has_body;
 	struct curl_slist *headers; /* without a peer; freed with the rest */
-	struct curl_slist *instead; /* of the peer's headers; the op's. NULL: the peer's */
+	const struct curl_slist *instead; /* of the peer's headers; the op's. NULL: the peer's */
+	bool bare; /* without the peer's one header that may be replaced */
 	int64_t timeout; /* ms */
 	size_t max_body; /* of the reply; more is not read */
 	bool cut; /* a reply that is longer is not an error */
@@ -46,6 +50,9 @@ struct hf_http {
 	/* private */
 	CURL *easy; /* what carries it out. It stays for the next request to the same peer */
 	const struct hf_peer *set_up; /* easy has what all requests to this peer share */
+	struct curl_slist *shared; /* its headers to a peer: a copy of the peer's, */
+	unsigned edition; /* of this edition, */
+	bool apart; /* or of what was given instead */
 	struct hf_http *next; /* of those that wait for a request */
 	char detail[CURL_ERROR_SIZE];
 	atomic_long *connections; /* gauge of open sockets, kept by the socket callbacks */
@@ -63,6 +70,8 @@ void hf_http_reset(struct hf_http *http);
 enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections);
 /* Reads off http->easy what came of the transfer. */
 void hf_http_done(struct hf_http *http, CURLcode result);
+/* It has been refused, and goes once more: forgets the reply. */
+void hf_http_again(struct hf_http *http);
 /* The request fails for want of memory before it began. */
 void hf_http_no_memory(struct hf_http *http);
 /* The value of a header of the reply up to its line end, NULL when there is none. name is in lower

@@ -252,12 +252,23 @@ static void launch_all(struct hf_engine *engine)
 	}
 }
 
+static bool goes_again(struct hf_op *op)
+{
+	struct hf_http *http = op->http;
+
+	if (http->error || !http->peer || !op->engine->hooks->again(op->engine, http))
+		return false;
+	hf_http_again(http);
+	return hf_transfer_begin(op);
+}
+
 /* A request is over. */
 static void complete(struct hf_op *op, CURLcode result)
 {
 	hf_http_done(op->http, result);
 	hf_transfer_end(op);
-	take_reply(op);
+	if (!goes_again(op))
+		take_reply(op);
 }
 
 /* Hands out what is done. Answers whether there was something. */

@@ -10,7 +10,7 @@ local headers = require("holdfast.headers")
 local mistake, refuse, show = check.mistake, check.refuse, check.show
 
 local DEFAULT_ADDRESS = "127.0.0.1:8500"
-local MAX_TOKEN_FILE = 64 * 1024
+local MAX_TOKEN_FILE = 8 * 1024 -- as in csrc/consul/token.c
 local MAX_SOCKET_PATH = 107 -- sun_path holds 108 bytes, the last is NUL
 
 -- Whatever ended a session, nobody else has its keys before the lock-delay is over (consul.md 7.5), so that is how long
@@ -99,9 +99,12 @@ local function read_file(env, path, what)
   local file, message = env.open(path, "rb")
   if not file then refuse("%s %s cannot be read: %s", what, show(path), tostring(message)) end
   local data
-  data, message = file:read(MAX_TOKEN_FILE)
+  data, message = file:read(MAX_TOKEN_FILE + 1)
   file:close()
   if not data and message then refuse("%s %s cannot be read: %s", what, show(path), tostring(message)) end
+  if data and #data > MAX_TOKEN_FILE then
+    refuse("%s %s holds more than a token: over %d bytes", what, show(path), MAX_TOKEN_FILE)
+  end
   return data or ""
 end
 
@@ -114,12 +117,12 @@ local function token_from_file(env, path, what)
   return token
 end
 
--- File before string, options before the environment.
+-- File before string, options before the environment. Answers the token and the file that it is from.
 local function read_token(env, given)
-  if given.token_file then return token_from_file(env, given.token_file, "token_file") end
+  if given.token_file then return token_from_file(env, given.token_file, "token_file"), given.token_file end
   if given.token then return clean(given.token, "token", true) end
   local path = variable(env, "CONSUL_HTTP_TOKEN_FILE")
-  if path then return token_from_file(env, path, "CONSUL_HTTP_TOKEN_FILE") end
+  if path then return token_from_file(env, path, "CONSUL_HTTP_TOKEN_FILE"), path end
   return clean(variable(env, "CONSUL_HTTP_TOKEN"), "CONSUL_HTTP_TOKEN", true)
 end
 
@@ -251,7 +254,8 @@ local function read_client(given, env)
     partition = clean(choose(env, given.partition, "partition", "CONSUL_PARTITION")),
   }
   settings.base, settings.unix_socket = read_address(env, given)
-  settings.token, settings.auth = read_token(env, given), read_auth(env, given)
+  settings.token, settings.token_file = read_token(env, given)
+  settings.auth = read_auth(env, given)
   read_tls(env, given.tls, settings)
   use_server_name(settings)
   return settings

@@ -354,7 +354,7 @@ static bool has_header(const struct hf_consul *consul, const char *line)
 
 	while (at && strcmp(at->data, line))
 		at = at->next;
-	return at != NULL;
+	return at != NULL || (consul->peer.header && !strcmp(consul->peer.header, line));
 }
 
 static void the_token_is_a_header_of_every_request(void)
@@ -369,7 +369,47 @@ static void the_token_is_a_header_of_every_request(void)
 	hf_kv_get(empty(), &consul, "k", 0, false);
 	CHECK(http.peer == &consul.peer);
 	hf_consul_free(&consul);
-	CHECK(!consul.peer.headers && !consul.peer.connect_to);
+	CHECK(!consul.peer.headers && !consul.peer.connect_to && !consul.peer.header);
+}
+
+static void put_token(const char *path, const char *text)
+{
+	FILE *file = fopen(path, "w");
+
+	REQUIRE(file);
+	fputs(text, file);
+	fclose(file);
+}
+
+static void a_new_token_needs_memory_and_a_moment_since_the_last_look(void)
+{
+	char path[] = "/tmp/hf-token-XXXXXX";
+	int fd = mkstemp(path);
+	struct hf_client_opts opts = {.base = BASE, .token = "old", .token_file = path};
+	struct hf_consul consul;
+
+	REQUIRE(fd >= 0);
+	close(fd);
+	REQUIRE(hf_consul_init(&consul, &opts));
+	put_token(path, "new\n");
+	for (long n = 1; n <= 2; n++) {
+		unsigned before = consul.peer.edition;
+
+		hf_alloc_fail(n, 0);
+		consul.token_read_at = 0;
+		hf_consul_renew_token(&consul);
+		CHECK(has_header(&consul, "X-Consul-Token: old"));
+		CHECK(consul.peer.edition == before);
+	}
+	hf_alloc_fail(0, 0);
+	consul.token_read_at = hf_now() + 60000; /* a moment ago, however slow this machine is */
+	hf_consul_renew_token(&consul);
+	CHECK(has_header(&consul, "X-Consul-Token: old"));
+	consul.token_read_at = 0;
+	hf_consul_renew_token(&consul);
+	CHECK(has_header(&consul, "X-Consul-Token: new"));
+	hf_consul_free(&consul);
+	remove(path);
 }
 
 /* ---- any request ---- */
@@ -384,12 +424,12 @@ static void any_request_has_its_method_path_query_and_body(void)
 				     .body_len = 3,
 				     .timeout = -1};
 
-	hf_call_any(empty(), &plain, &call);
+	hf_call_any(empty(), &plain, &call, NULL);
 	SENDS("PUT", BASE "/v1/kv/a%20b?recurse&filter=A%20%3D%3D%20%22b%20c%22&dc=&separator=%2F",
 	      "x");
 	CHECK_INT(http.body.len, 3);
 	CHECK_INT(http.timeout, 10000);
-	hf_call_any(empty(), &plain, &(struct hf_call){.method = "GET", .path = "/v1/x"});
+	hf_call_any(empty(), &plain, &(struct hf_call){.method = "GET", .path = "/v1/x"}, NULL);
 	SENDS("GET", BASE "/v1/x", NULL);
 }
 
@@ -398,10 +438,10 @@ static void any_request_goes_where_the_client_is_unless_it_says_otherwise(void)
 	const char *own[] = {"ns=other", "partition=", "dcx=1"};
 	struct hf_call call = {.method = "GET", .path = "/v1/x", .timeout = -1};
 
-	hf_call_any(empty(), &elsewhere, &call);
+	hf_call_any(empty(), &elsewhere, &call, NULL);
 	SENDS("GET", BASE "/consul/v1/x?" ELSEWHERE, NULL);
 	call.query = (struct hf_list){own, 3};
-	hf_call_any(empty(), &elsewhere, &call);
+	hf_call_any(empty(), &elsewhere, &call, NULL);
 	SENDS("GET", BASE "/consul/v1/x?ns=other&partition=&dcx=1&dc=d%20c", NULL);
 }
 
@@ -409,43 +449,45 @@ static void a_long_poll_has_time_for_what_the_server_may_take(void)
 {
 	struct hf_call call = {.method = "GET", .path = "/v1/x", .timeout = -1, .wait = 16000};
 
-	hf_call_any(empty(), &plain, &call);
+	hf_call_any(empty(), &plain, &call, NULL);
 	CHECK_INT(http.timeout, 22000);
 	call = (struct hf_call){.method = "GET", .path = "/v1/x", .timeout = 500};
-	hf_call_any(empty(), &plain, &call);
+	hf_call_any(empty(), &plain, &call, NULL);
 	CHECK(http.timeout >= 500 && http.timeout < 10000);
 }
 
 /* The headers of a call as one text. */
-static const char *headers_of(const struct hf_consul *consul, const struct hf_call *call)
+static const char *headers_of(const struct hf_call *call)
 {
 	static char text[500];
 	struct curl_slist *list = NULL;
 
 	text[0] = '\0';
-	CHECK(hf_call_headers(&list, consul, call));
+	CHECK(hf_call_headers(&list, call));
 	for (const struct curl_slist *line = list; line; line = line->next)
 		snprintf(text + strlen(text), sizeof text - strlen(text), "%s|", line->data);
+	hf_call_any(empty(), &plain, call, list);
+	CHECK(http.instead == list);
+	hf_http_reset(&http);
 	hf_http_free_headers(list);
 	return text;
 }
 
 static void the_headers_of_a_call_take_the_place_of_the_usual_ones(void)
 {
-	const struct hf_client_opts secret_opts = {.base = BASE, .token = "secret"};
 	const char *own[] = {"content-type: text/plain", "X-CONSUL-TOKEN: mine", "X-Other: 1"};
-	struct hf_call call = {.body = NULL};
-	struct hf_consul secret;
+	struct hf_call call = {.method = "GET", .path = "/v1/x"};
 
-	REQUIRE(hf_consul_init(&secret, &secret_opts));
-	CHECK_STR(headers_of(&plain, &call), "Content-Type:|Expect:|");
-	CHECK_STR(headers_of(&secret, &call), "Content-Type:|Expect:|X-Consul-Token: secret|");
+	CHECK_STR(headers_of(&call), "Content-Type:|Expect:|");
 	call.body = "";
-	CHECK_STR(headers_of(&plain, &call), "Content-Type: application/json|Expect:|");
+	CHECK_STR(headers_of(&call), "Content-Type: application/json|Expect:|");
+	hf_call_any(empty(), &plain, &call, NULL);
+	CHECK(!http.bare);
 	call.headers = (struct hf_list){own, 3};
-	CHECK_STR(headers_of(&secret, &call),
+	CHECK_STR(headers_of(&call),
 		  "content-type: text/plain|X-CONSUL-TOKEN: mine|X-Other: 1|Expect:|");
-	hf_consul_free(&secret);
+	hf_call_any(empty(), &plain, &call, NULL); /* has a token of its own */
+	CHECK(http.bare);
 }
 
 /* ---- replies ------------------------------------------------------------------------------ */
@@ -1501,6 +1543,7 @@ static const struct check_test tests[] = {
 	TEST(a_request_forgets_the_reply_before),
 	TEST(shows_in_its_buffers_that_memory_is_out),
 	TEST(the_token_is_a_header_of_every_request),
+	TEST(a_new_token_needs_memory_and_a_moment_since_the_last_look),
 	TEST(trouble_on_the_way_is_passing),
 	TEST(a_request_that_libcurl_refuses_is_refused_for_good),
 	TEST(statuses_403_and_400_are_final),
