@@ -7,6 +7,7 @@
 #   build/bench/        what benchmarks compare with
 #   build/asan, tsan/   the same tree once more with a sanitizer
 #   build/consul/       a Consul binary, if this system has none
+#   build/consul-newer/ a newer one, built by Go when it is asked for
 
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
@@ -46,7 +47,7 @@ MODULES   := $(ABIS:%=$(O)/%/holdfast/core.so)
 # ---- for people ------------------------------------------------------------------------------
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 all: $(MODULES) $(if $(SAN),$(O)/unpreload.so) ## builds the module for Lua 5.4 and for Lua 5.1 and LuaJIT
 	@:
@@ -96,16 +97,19 @@ install: $(O)/$(firstword $(ABIS))/holdfast/core.so ## into PREFIX for Lua 5.4 (
 			$(DESTDIR)$(PREFIX)/share/lua/$(firstword $(ABIS))/$$file || exit 1; \
 	done
 
-clean: ## removes what was built (a fetched Consul stays)
-	@[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name consul -exec rm -rf {} +
+clean: ## removes what was built (a Consul stays)
+	@[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name 'consul*' -exec rm -rf {} +
 
 consul: ## prints the path of a Consul binary, fetches one if need be
 	@.ci/consul
 
+consul-newer: ## builds Consul 1.14 with Go, for CONSUL=build/consul-newer/consul make test (10 minutes)
+	@.ci/consul-newer/build
+
 deps: ## installs missing Debian packages, or says which
 	@.ci/deps test
 
-.PHONY: help all demo test asan tsan valgrind lint layers model bench install clean consul deps ctests FORCE
+.PHONY: help all demo test asan tsan valgrind lint layers model bench install clean consul consul-newer deps ctests FORCE
 
 LUA_ENV = LUA_PATH="./lua/?.lua;./lua/?/init.lua;;" LUA_CPATH="./build/5.4/?.so;;"
 with_consul = consul=$$(.ci/consul) && CONSUL=$$consul spec/support/with_consul $(1)
