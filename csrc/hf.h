@@ -135,6 +135,7 @@ size_t hf_json_quote(const char *text, size_t len, char *out);
 
 struct hf_client;
 struct hf_lock;
+struct hf_handle;
 struct hf_op;
 
 /* A list of strings. items NULL means "not given", which Consul tells from an empty list. */
@@ -310,6 +311,36 @@ struct hf_call {
 enum hf_err hf_call_start(struct hf_client *client, const struct hf_call *call, struct hf_op **out,
 			  struct hf_error *err);
 
+/* ---- sessions ------------------------------------------------------------------------------- */
+
+/* Makes an object that is going to be a session of its own (hf_handle_open); no network. *out
+ * belongs to the caller (hf_handle_drop). */
+enum hf_err hf_handle_new(struct hf_client *client, const struct hf_session_opts *opts,
+			  struct hf_handle **out, struct hf_error *err);
+/* Gives the caller's reference back. The session is destroyed in the background when no lock object
+ * uses it any more, and what was held through it has been given back. NULL is fine. */
+void hf_handle_drop(struct hf_handle *handle);
+/* The end of the object as if it had been dropped, without giving back the reference. */
+void hf_handle_let_go(struct hf_handle *handle);
+/* Each starts an op; *out belongs to the caller. open: the session is made, once, within the
+ * client's timeout. renew: Consul is asked now; with timeout 0 once. destroy: what is held through
+ * it is lost, at once, and the op is done when Consul has answered. */
+enum hf_err hf_handle_open(struct hf_handle *handle, struct hf_op **out, struct hf_error *err);
+enum hf_err hf_handle_renew(struct hf_handle *handle, int64_t timeout, struct hf_op **out,
+			    struct hf_error *err);
+enum hf_err hf_handle_destroy(struct hf_handle *handle, int64_t timeout, struct hf_op **out,
+			      struct hf_error *err);
+
+/* What a session says of itself at this moment; the lease deadline is looked at by the call. */
+struct hf_handle_state {
+	bool alive;
+	enum hf_reason reason; /* how it ended; HF_NO_REASON: it is alive, or has not been made */
+	char id[64]; /* "" before it has been made */
+	int64_t until; /* the lease deadline (hf_now); 0: not alive */
+};
+
+void hf_handle_state(struct hf_handle *handle, struct hf_handle_state *out);
+
 /* ---- locks ---------------------------------------------------------------------------------- */
 
 struct hf_lock_opts {
@@ -318,6 +349,7 @@ struct hf_lock_opts {
 	size_t value_len;
 	const char *session; /* id of one made elsewhere, or NULL */
 	const struct hf_session_opts *session_opts; /* a session of its own, or NULL */
+	struct hf_handle *handle; /* a session that is an object, or NULL */
 	bool monitor_key; /* one long poll on this key */
 	bool ephemeral; /* giving it back deletes the key */
 	int64_t max_hold; /* ms after which a hold ends by itself; 0: none */

@@ -35,6 +35,7 @@ build = {
     ["holdfast.sched"] = "lua/holdfast/sched/init.lua",
     ["holdfast.sched.loop"] = "lua/holdfast/sched/loop.lua",
     ["holdfast.sched.plain"] = "lua/holdfast/sched/plain.lua",
+    ["holdfast.session"] = "lua/holdfast/session.lua",
     ["holdfast.webhook"] = "lua/holdfast/webhook.lua",
     ["holdfast.core"] = {
       sources = {
@@ -54,6 +55,7 @@ build = {
         "csrc/bind/lock.c",
         "csrc/bind/module.c",
         "csrc/bind/op.c",
+        "csrc/bind/session.c",
         "csrc/bind/set.c",
         "csrc/bind/util.c",
         "csrc/consul/call.c",
@@ -66,6 +68,7 @@ build = {
         "csrc/lock/client.c",
         "csrc/lock/destroy.c",
         "csrc/lock/giveback.c",
+        "csrc/lock/handle.c",
         "csrc/lock/keeper.c", "csrc/lock/key.c",
         "csrc/lock/lock.c",
         "csrc/lock/monitor.c",

@@ -70,7 +70,10 @@ static int l_lock_object(lua_State *L)
 	luaL_checktype(L, 2, LUA_TTABLE);
 	opts.key = hf_bind_need_text(L, 2, "key", NULL);
 	opts.value = hf_bind_text(L, 2, "value", &opts.value_len);
-	opts.session = hf_bind_text(L, 2, "session", NULL);
+	lua_getfield(L, 2, "session");
+	opts.handle = hf_bind_test(L, -1, HF_SESSION_CLASS);
+	if (!opts.handle)
+		opts.session = hf_bind_text(L, 2, "session", NULL);
 	monitor = hf_bind_text(L, 2, "monitor", NULL);
 	opts.monitor_key = monitor && !strcmp(monitor, "key");
 	opts.ephemeral = hf_bind_flag(L, 2, "ephemeral");
@@ -86,6 +89,23 @@ static int l_lock_object(lua_State *L)
 	if (hf_lock_new(client, &opts, &lock, &err))
 		return hf_bind_fail(L, &err);
 	*slot = lock;
+	return 1;
+}
+
+static int l_session_object(lua_State *L)
+{
+	struct hf_client *client = check_client(L);
+	struct hf_session_opts opts;
+	struct hf_handle *handle;
+	struct hf_error err;
+	void **slot;
+
+	luaL_checktype(L, 2, LUA_TTABLE);
+	hf_bind_session_opts(L, 2, &opts);
+	slot = hf_bind_box(L, HF_SESSION_CLASS);
+	if (hf_handle_new(client, &opts, &handle, &err))
+		return hf_bind_fail(L, &err);
+	*slot = handle;
 	return 1;
 }
 
@@ -248,6 +268,7 @@ void hf_bind_client(lua_State *L)
 	};
 	static const luaL_Reg methods[] = {
 		{"lock_object", l_lock_object},
+		{"session_object", l_session_object},
 		{"start_request", l_start_request},
 		{"start_call", l_start_call},
 		{"stats", l_stats},

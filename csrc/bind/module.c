@@ -162,6 +162,7 @@ int luaopen_holdfast_core(lua_State *L)
 	luaL_checkversion(L);
 #endif
 	hf_bind_lock(L);
+	hf_bind_session(L);
 	hf_bind_op(L);
 	lua_newtable(L);
 	hf_bind_functions(L, functions);

@@ -13,6 +13,7 @@
 
 #define HF_CLIENT_CLASS "holdfast.client"
 #define HF_LOCK_CLASS "holdfast.lock"
+#define HF_SESSION_CLASS "holdfast.session"
 #define HF_OP_CLASS "holdfast.op"
 #define HF_SET_CLASS "holdfast.set"
 
@@ -49,6 +50,7 @@ void hf_bind_push_index(lua_State *L, uint64_t value);
 void hf_bind_client(lua_State *L);
 void hf_bind_json(lua_State *L);
 void hf_bind_lock(lua_State *L);
+void hf_bind_session(lua_State *L);
 void hf_bind_op(lua_State *L);
 void hf_bind_set(lua_State *L);
 

@@ -292,7 +292,7 @@ static enum hf_step try_it(struct acquire *a)
  */
 static bool is_replaceable(const struct acquire *a)
 {
-	return !unsure(a) && !a->lock->session_opts && !a->lock->session_id;
+	return !unsure(a) && !a->lock->session_opts && !a->lock->session_id && !a->lock->session;
 }
 
 static bool need_session(struct acquire *a)
@@ -302,6 +302,10 @@ static bool need_session(struct acquire *a)
 
 	if (session && session->retired && session->made_at && is_replaceable(a))
 		leave_session(a);
+	if (!hold->session && a->lock->session) {
+		hold->session = a->lock->session;
+		hf_session_join(hold->session);
+	}
 	if (!hold->session) {
 		hold->session = hf_session_for(hf_client_of(&a->op), a->lock->session_opts,
 					       a->lock->session_id);
@@ -334,7 +338,7 @@ static enum hf_step use_session(struct acquire *a)
 	gone = session->gone;
 	hf_session_retire(session); /* over, and not to be found again: the next one looks anew */
 	forget_session(a);
-	if ((a->lock->session_id && gone) || a->sessions > SESSIONS_MAX)
+	if (a->lock->session || (a->lock->session_id && gone) || a->sessions > SESSIONS_MAX)
 		return refuse(a, HF_SESSION, "the session is not there any more");
 	return use_session(a);
 }

@@ -35,6 +35,7 @@ static void closing(struct hf_engine *engine, int64_t close_by)
 		}
 		pthread_mutex_unlock(&engine->mutex);
 		hf_session_retire(session);
+		hf_session_unkeep(session);
 		hf_session_leave(session);
 	}
 }

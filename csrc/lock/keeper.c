@@ -66,14 +66,11 @@ static enum hf_step attempt_next(struct hf_op *op)
 	return hf_op_send(op, HF_RENEW);
 }
 
-static bool attempt_request(struct hf_op *op, struct hf_http *http)
+void hf_keeper_ask(const struct hf_session *session, struct hf_http *http)
 {
-	struct attempt *a = (struct attempt *)op;
-	struct hf_session *session = a->session;
 	int64_t left = atomic_load(&session->deadline) - hf_now();
 	int64_t limit = hf_session_span(session) / RENEWALS * 3;
 
-	a->sent = hf_now();
 	hf_session_renew(http, &session->client->consul, session->id);
 	if (limit < ATTEMPT_MIN)
 		limit = ATTEMPT_MIN;
@@ -81,6 +78,14 @@ static bool attempt_request(struct hf_op *op, struct hf_http *http)
 		limit = left > 1 ? left : 1;
 	if (limit < http->timeout)
 		http->timeout = limit;
+}
+
+static bool attempt_request(struct hf_op *op, struct hf_http *http)
+{
+	struct attempt *a = (struct attempt *)op;
+
+	a->sent = hf_now();
+	hf_keeper_ask(a->session, http);
 	return true;
 }
 
@@ -129,19 +134,17 @@ static void not_renewed(struct hf_session *session, bool unanswered)
 		k->renew_at = at;
 }
 
-static enum hf_step attempt_reply(struct hf_op *op, const struct hf_http *http)
+enum hf_verdict hf_keeper_heard(struct hf_session *session, const struct hf_http *http,
+				int64_t sent, struct hf_error *err)
 {
-	struct attempt *a = (struct attempt *)op;
-	struct hf_session *session = a->session;
 	struct hf_session_info info;
-	struct hf_error err;
-	enum hf_verdict verdict = hf_session_read(http, &session->client->consul, &info, &err);
+	enum hf_verdict verdict = hf_session_read(http, &session->client->consul, &info, err);
 
 	if (!session->keeper || ((struct keeper *)session->keeper)->phase != KEEP)
-		return attempt_over(a);
+		return verdict;
 	switch (verdict) {
 	case HF_V_OK:
-		renewed(session, &info, a->sent);
+		renewed(session, &info, sent);
 		hf_wake_all(&session->confirmed);
 		hf_wake(session->keeper);
 		break;
@@ -152,6 +155,15 @@ static enum hf_step attempt_reply(struct hf_op *op, const struct hf_http *http)
 		not_renewed(session, http->error != HF_OK);
 		hf_wake(session->keeper);
 	}
+	return verdict;
+}
+
+static enum hf_step attempt_reply(struct hf_op *op, const struct hf_http *http)
+{
+	struct attempt *a = (struct attempt *)op;
+	struct hf_error err;
+
+	hf_keeper_heard(a->session, http, a->sent, &err);
 	return attempt_over(a);
 }
 
@@ -223,6 +235,18 @@ static void keeper_free(struct hf_op *op)
 	hf_session_unref(((struct keeper *)op)->session);
 }
 
+/* Nothing is held through it, or this has been told. */
+static void bury(struct keeper *k)
+{
+	struct hf_session *session = k->session;
+
+	pthread_mutex_lock(&k->op.engine->mutex);
+	session->state = HF_SESSION_DEAD;
+	if (!session->reason)
+		session->reason = HF_BY_RELEASED;
+	pthread_mutex_unlock(&k->op.engine->mutex);
+}
+
 static enum hf_step finish(struct keeper *k)
 {
 	const struct hf_error ok = {HF_OK, ""};
@@ -230,14 +254,14 @@ static enum hf_step finish(struct keeper *k)
 
 	hf_op_finish(&k->op, &ok);
 	session->keeper = NULL;
-	pthread_mutex_lock(&k->op.engine->mutex);
-	session->state = HF_SESSION_DEAD;
-	pthread_mutex_unlock(&k->op.engine->mutex);
+	bury(k);
 	session->retired = true;
 	if (session->client->shared == session)
 		session->client->shared = NULL;
 	stop_asking(session);
+	hf_session_unkeep(session);
 	hf_wake_all(&session->made);
+	hf_wake_all(&session->ended);
 	hf_session_forget(session);
 	return HF_FINISH;
 }
@@ -246,9 +270,7 @@ static enum hf_step begin_to_destroy(struct keeper *k)
 {
 	struct hf_session *session = k->session;
 
-	pthread_mutex_lock(&k->op.engine->mutex);
-	session->state = HF_SESSION_DEAD;
-	pthread_mutex_unlock(&k->op.engine->mutex);
+	bury(k);
 	if (session->external)
 		return finish(k);
 	stop_asking(session);
@@ -383,11 +405,13 @@ static enum hf_step looked(struct keeper *k, const struct hf_http *http)
 static enum hf_step destroyed(struct keeper *k, const struct hf_http *http)
 {
 	struct hf_session *session = k->session;
-	struct hf_error err;
-	enum hf_verdict verdict = hf_session_read_destroy(http, &session->client->consul, &err);
+	enum hf_verdict verdict = hf_session_read_destroy(http, &session->client->consul,
+							  &session->create_error);
 
 	if (verdict == HF_V_OK)
 		return finish(k);
+	session->failures++;
+	hf_wake_all(&session->ended);
 	if (verdict != HF_V_AGAIN && !k->refused)
 		k->refused = hf_now();
 	/* Nobody renews it: by then it has expired. */

@@ -7,5 +7,11 @@
 
 /* Begins to make and keep a session, with what watches over it. False when memory is out. */
 bool hf_keeper_start(struct hf_session *session);
+/* Fills a renewal. */
+void hf_keeper_ask(const struct hf_session *session, struct hf_http *http);
+/* What came of a renewal that was sent at a time: a new lease, the end of the session (ABSENT), or
+ * another renewal soon. Fills *err unless it answers OK. */
+enum hf_verdict hf_keeper_heard(struct hf_session *session, const struct hf_http *http,
+				int64_t sent, struct hf_error *err);
 
 #endif

@@ -23,6 +23,7 @@ static void lock_free(struct hf_lock *lock)
 	}
 	if (lock->fd >= 0)
 		close(lock->fd);
+	hf_session_unref(lock->session);
 	hf_free(lock->session_id);
 	hf_free(lock);
 	hf_engine_unref(&client->engine);
@@ -48,6 +49,22 @@ static bool copy_session_opts(struct hf_lock *lock, const struct hf_session_opts
 	return lock->session_opts && hf_session_opts_copy(lock->session_opts, opts);
 }
 
+/* An object of another client's is a session made elsewhere. */
+static bool use_handle(struct hf_lock *lock, struct hf_handle *handle, struct hf_session *session)
+{
+	if (!handle)
+		return true;
+	if (session->client != lock->client) {
+		lock->session_id = hf_strdup(session->id);
+		return lock->session_id != NULL;
+	}
+	hf_session_ref(session);
+	lock->session = session;
+	hf_handle_keep(handle);
+	lock->handle = handle;
+	return true;
+}
+
 /* The object, with its key and value behind it: locks are many. */
 static struct hf_lock *make(const struct hf_lock_opts *opts)
 {
@@ -68,10 +85,13 @@ static struct hf_lock *make(const struct hf_lock_opts *opts)
 enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opts,
 			struct hf_lock **out, struct hf_error *err)
 {
+	struct hf_session *session = opts->handle ? hf_handle_session(opts->handle) : NULL;
 	struct hf_lock *lock;
 
 	if (!hf_engine_here(&client->engine, err))
 		return err->code;
+	if (opts->handle && !session)
+		return hf_err_set(err, HF_SESSION, "the session has not been made");
 	err->code = HF_OK;
 	pthread_mutex_lock(&client->engine.mutex);
 	hf_engine_closed_locked(&client->engine, err);
@@ -91,7 +111,8 @@ enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opt
 	lock->ephemeral = opts->ephemeral;
 	lock->max_hold = opts->max_hold;
 	lock->flags = opts->flags ? opts->flags : HF_LOCK_FLAGS;
-	if ((opts->session && !lock->session_id) || !copy_session_opts(lock, opts->session_opts)) {
+	if ((opts->session && !lock->session_id) || !copy_session_opts(lock, opts->session_opts) ||
+	    !use_handle(lock, opts->handle, session)) {
 		lock_free(lock);
 		return hf_err_set(err, HF_NOMEM, "out of memory");
 	}
@@ -147,7 +168,9 @@ void hf_lock_session(struct hf_lock *lock, char *out, size_t size)
 	if (!hf_engine_here(&lock->client->engine, NULL))
 		return;
 	pthread_mutex_lock(&lock->client->engine.mutex);
-	id = hf_lock_held_locked(lock) ? lock->hold->session->id : lock->session_id;
+	id = hf_lock_held_locked(lock) ? lock->hold->session->id
+	     : lock->session	       ? lock->session->id
+				       : lock->session_id;
 	snprintf(out, size, "%s", id ? id : "");
 	pthread_mutex_unlock(&lock->client->engine.mutex);
 }
@@ -271,6 +294,7 @@ void hf_lock_drop(struct hf_lock *lock)
 	if (!lock)
 		return;
 	hf_lock_let_go(lock);
+	hf_handle_drop(lock->handle);
 	hf_lock_unref(lock);
 }
 

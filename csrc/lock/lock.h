@@ -4,7 +4,7 @@
 #define HF_LOCK_H
 
 #include "lock/batch.h"
-#include "lock/session.h"
+#include "lock/handle.h"
 
 struct hf_lock {
 	struct hf_client *client; /* const; counted */
@@ -12,6 +12,8 @@ struct hf_lock {
 	size_t value_len; /* const */
 	struct hf_session_opts *session_opts; /* const: a session of its own, or NULL */
 	char *session_id; /* const: an external session, or NULL */
+	struct hf_session *session; /* const: that of an object of the user's; counted. Or NULL */
+	struct hf_handle *handle; /* that object, kept until the lock is dropped. Or NULL */
 	uint64_t flags; /* const: its key's */
 	int64_t max_hold; /* const: ms; 0: none */
 	bool monitor_key, ephemeral; /* const */

@@ -46,6 +46,7 @@ static struct hf_session *make(struct hf_client *client, const struct hf_session
 	hf_link_init(&session->attempts);
 	hf_link_init(&session->made);
 	hf_link_init(&session->confirmed);
+	hf_link_init(&session->ended);
 	hf_link_init(&session->suspects);
 	hf_link_init(&session->mine);
 	hf_process_count(HF_SESSIONS, 1);
@@ -134,11 +135,12 @@ int64_t hf_session_interval(const struct hf_session *session)
 
 /* ---- the end of it -------------------------------------------------------------------------- */
 
-static void expire_locked(struct hf_session *session, enum hf_reason reason)
+void hf_session_expire_locked(struct hf_session *session, enum hf_reason reason)
 {
 	struct hf_link *link;
 
 	session->state = HF_SESSION_DEAD;
+	session->reason = reason;
 	while ((link = hf_link_first(&session->holds)) != NULL)
 		hf_hold_end_locked(HF_OF(struct hf_hold, place, link), reason);
 }
@@ -146,7 +148,7 @@ static void expire_locked(struct hf_session *session, enum hf_reason reason)
 bool hf_session_alive_locked(struct hf_session *session)
 {
 	if (session->state == HF_SESSION_ALIVE && hf_now() >= atomic_load(&session->deadline))
-		expire_locked(session, HF_BY_DEADLINE);
+		hf_session_expire_locked(session, HF_BY_DEADLINE);
 	return session->state == HF_SESSION_ALIVE;
 }
 
@@ -169,7 +171,7 @@ void hf_session_lost(struct hf_session *session, enum hf_reason reason)
 {
 	pthread_mutex_lock(&session->client->engine.mutex);
 	if (session->state == HF_SESSION_ALIVE)
-		expire_locked(session, reason);
+		hf_session_expire_locked(session, reason);
 	pthread_mutex_unlock(&session->client->engine.mutex);
 	hf_wake_all(&session->made);
 	hf_wake_all(&session->confirmed);
@@ -209,6 +211,14 @@ void hf_session_settle(struct hf_session *session)
 		session->retired = true;
 	if (session->retired)
 		hf_wake(session->keeper);
+}
+
+void hf_session_unkeep(struct hf_session *session)
+{
+	if (!session->kept)
+		return;
+	session->kept = false;
+	hf_session_leave(session);
 }
 
 void hf_session_doubt(struct hf_session *session)

@@ -15,6 +15,7 @@ struct hf_session {
 	atomic_int refs;
 
 	enum hf_session_state state; /* lock */
+	enum hf_reason reason; /* lock: how it ended; HF_NO_REASON: not yet */
 	char id[64]; /* lock until ALIVE, const afterwards */
 	_Atomic int64_t deadline; /* written under the lock: the lease is over at this time */
 	struct hf_link holds; /* lock: held through it */
@@ -22,6 +23,7 @@ struct hf_session {
 
 	bool gone; /* thread: the server has said so */
 	bool retired; /* thread: for nobody new; destroyed when it is no longer in use */
+	bool kept; /* thread: by an object of the user's (handle.c), which is one of its users */
 	size_t users; /* thread: ops that lean on it */
 	int64_t ttl; /* thread: what the server made of it, ms */
 	int64_t made_at; /* thread; 0: not yet */
@@ -34,10 +36,12 @@ struct hf_session {
 	struct hf_link attempts; /* thread: renewals in flight */
 	struct hf_link made; /* thread: ops that wait for it to be made */
 	struct hf_link confirmed; /* thread: ops that wait for a renewal's answer */
+	struct hf_link ended; /* thread: ops that wait for its end at the server, or for trouble
+			       with that */
 	struct hf_link suspects; /* thread: keys it may come to hold unknown to anybody (stray.c) */
 	size_t suspect_count; /* thread */
 	struct hf_op *warden; /* thread: looks at them; NULL: not running */
-	unsigned failures; /* thread: creates that failed so far */
+	unsigned failures; /* thread: creates and destroys that failed so far */
 	struct hf_error create_error; /* thread: why the last one did */
 	bool create_final; /* thread: and it is of no use to try again */
 	struct hf_link mine; /* thread: client->sessions */
@@ -64,6 +68,10 @@ void hf_session_settle(struct hf_session *session);
 void hf_session_gone(struct hf_session *session);
 /* thread: the same, for whatever reason; it may be there still, and is destroyed. */
 void hf_session_lost(struct hf_session *session, enum hf_reason reason);
+/* The end of it here: everything held through it is lost, for that reason. */
+void hf_session_expire_locked(struct hf_session *session, enum hf_reason reason);
+/* thread: the object that has kept it does so no more, if it has. */
+void hf_session_unkeep(struct hf_session *session);
 /* thread: somebody saw a sign that it is gone: the server is asked. */
 void hf_session_doubt(struct hf_session *session);
 /* thread: somebody else's request, sent at a time, has shown that it exists: what the lease of an

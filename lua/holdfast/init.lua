@@ -21,6 +21,7 @@ local loop = require("holdfast.loop")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
 local sched = require("holdfast.sched")
+local session = require("holdfast.session")
 
 local unpack = table.unpack or unpack -- luacheck: ignore
 
@@ -38,9 +39,9 @@ local finish = object.finish
 --- Makes a lock object. No network.
 -- @function client:lock
 -- @param key_or_opts a key, or `{ key=, value="", session=, session_ttl=, session_name=, lock_delay=, session_opts={},
--- monitor="session", ephemeral=false, max_hold= }`. Any of session_* and lock_delay gives the lock a session of its own;
--- what they leave open is as in the client's `session`. `ephemeral` has the key deleted when the lock is given back.
--- After `max_hold` (a duration) a hold ends by itself, with the reason `expired`, and the lock is given back
+-- monitor="session", ephemeral=false, max_hold= }`. Any of session_* and lock_delay gives the lock a session of its
+-- own; what they leave open is as in the client's `session`. `ephemeral` has the key deleted when the lock is given
+-- back. After `max_hold` (a duration) a hold ends by itself, with the reason `expired`, and the lock is given back
 -- @treturn lock|nil the lock; nil, message, code (INVALID, TOO_LARGE, CLOSED, FORKED, NOMEM)
 function Client:lock(key_or_opts)
   local lock, message, code = locks.new(self, key_or_opts, 2)
@@ -129,6 +130,7 @@ function Client:scheduler()
 end
 
 Client.call = call.methods.call
+for name, method in pairs(session.client) do Client[name] = method end
 
 -- ---- the module ----------------------------------------------------------------------------------------------------
 

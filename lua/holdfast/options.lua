@@ -268,8 +268,10 @@ local function method(object, name)
   return ok and type(value) == "function" and value or nil
 end
 
--- The id of a session made elsewhere: itself, or what an object's id() answers.
-local function read_session_id(session)
+-- One of the core's objects, as it is; else the id of a session made elsewhere: itself, or what an object's id()
+-- answers.
+local function read_session(session)
+  if type(session) == "userdata" and method(session, "start_renew") then return session end
   if type(session) == "table" or type(session) == "userdata" then
     local id = method(session, "id")
     if not id then mistake("session must be a session or its id, not %s without id()", check.kind_of(session)) end
@@ -296,6 +298,10 @@ local function own_session(given)
   return own
 end
 
+local function read_own_session(given, base)
+  return over(base, check.read(given or {}, { says = "a session takes a table of options", fields = SESSION }))
+end
+
 local function read_lock(given, base)
   if type(given) == "string" then given = { key = given } end
   if type(given) == "table" and given.key == "" then mistake("missing key") end
@@ -304,7 +310,7 @@ local function read_lock(given, base)
   return {
     key = given.key, value = given.value, monitor = given.monitor, ephemeral = given.ephemeral,
     max_hold = given.max_hold, session_opts = own and over(base, own),
-    session = given.session ~= nil and read_session_id(given.session) or nil,
+    session = given.session ~= nil and read_session(given.session) or nil,
   }
 end
 
@@ -368,6 +374,16 @@ end
 -- what a session's id() answered)
 function M.lock(given, base, level)
   local settings, message, code = check.guard((level or 2) + 1, "", read_lock, given, base or SESSION_DEFAULTS)
+  return settings, message, code
+end
+
+--- Options of client:session.
+-- @tparam[opt] table given
+-- @tparam[opt] table base as for lock
+-- @int[opt=2] level whom a mistake blames
+-- @treturn table|nil what client:session_object takes; nil, message, "INVALID"
+function M.session(given, base, level)
+  local settings, message, code = check.guard((level or 2) + 1, "", read_own_session, given, base or SESSION_DEFAULTS)
   return settings, message, code
 end
 

@@ -3,7 +3,7 @@
 
 local REAL_CORE = require("holdfast.core")
 local MODULES = { "holdfast", "holdfast.call", "holdfast.core", "holdfast.lock", "holdfast.loop", "holdfast.object",
-  "holdfast.sched", "holdfast.sched.plain", "holdfast.sched.loop" }
+  "holdfast.session", "holdfast.sched", "holdfast.sched.plain", "holdfast.sched.loop" }
 
 local function pack(...) return { n = select("#", ...), ... } end
 local unpack = table.unpack or unpack -- luacheck: ignore

@@ -44,6 +44,7 @@ struct life {
 	bool lasting; /* and all after it */
 	int64_t timeout; /* of acquire, release and destroy */
 	bool guarded, monitored, external, own;
+	bool object; /* the session is one */
 	bool contended; /* somebody has the key at first */
 	bool unanswered; /* the try that takes it is not answered */
 	bool several; /* locks at once, whose transactions are shared */
@@ -188,6 +189,35 @@ static void with_several_locks(const struct life *life)
 		hf_lock_drop(locks[i]);
 }
 
+static struct hf_handle *handle;
+
+/* Makes the object of a session. Answers false when nothing has come of it. */
+static bool make_session(const struct life *life)
+{
+	if (!life->object)
+		return true;
+	if (hf_handle_new(client, &opts.session, &handle, &err)) {
+		CHECK_INT(err.code, HF_NOMEM);
+		return false;
+	}
+	err.code = hf_handle_open(handle, &op, &err) ? err.code : finish(op);
+	op = NULL;
+	return allowed(life, "open", err.code) && !err.code;
+}
+
+static void end_session(const struct life *life)
+{
+	if (!handle)
+		return;
+	err.code = hf_handle_renew(handle, 0, &op, &err) ? err.code : finish(op);
+	allowed(life, "renew", err.code);
+	err.code = hf_handle_destroy(handle, life->timeout, &op, &err) ? err.code : finish(op);
+	allowed(life, "destroy of the session", err.code);
+	op = NULL;
+	hf_handle_drop(handle);
+	handle = NULL;
+}
+
 static bool all_are_free(void)
 {
 	return !fake_held("k") && !fake_held("s0") && !fake_held("s1") && !fake_held("s2") &&
@@ -198,7 +228,7 @@ static bool all_are_free(void)
 static bool live(const struct life *life)
 {
 	const struct hf_session_opts session = {.name = "own", .ttl = 20000};
-	const struct hf_lock_opts lock_opts = {
+	struct hf_lock_opts lock_opts = {
 		.key = "k",
 		.value = "v",
 		.value_len = 1,
@@ -214,18 +244,22 @@ static bool live(const struct life *life)
 	hf_alloc_fail(life->n, life->lasting);
 	if (hf_client_new(&opts, &client, &err)) {
 		CHECK_INT(err.code, HF_NOMEM);
-	} else if (hf_lock_new(client, &lock_opts, &lock, &err)) {
+	} else if (make_session(life) &&
+		   (lock_opts.handle = handle, hf_lock_new(client, &lock_opts, &lock, &err))) {
 		CHECK_INT(err.code, HF_NOMEM);
-	} else {
+	} else if (lock) {
 		if (life->several)
 			with_several_locks(life);
 		else
 			with_a_lock(life);
+		end_session(life);
 		/* Saying goodbye without memory is tried for three seconds. */
 		allowed(life, "close", close_client(client, !life->lasting));
 	}
 	failed = life->n && hf_alloc_count() >= life->n;
 	hf_alloc_fail(0, 0);
+	hf_handle_drop(handle);
+	handle = NULL;
 	close_all();
 	if (!life->lasting)
 		check_that(all_are_free(), __FILE__, __LINE__, "the keys are free afterwards");
@@ -318,6 +352,16 @@ static void one_failure_with_an_external_session_is_survived(void)
 static void one_failure_with_a_session_of_its_own_is_survived(void)
 {
 	live_through((struct life){.own = true});
+}
+
+static void one_failure_with_a_session_object_is_survived(void)
+{
+	live_through((struct life){.timeout = 5000, .object = true});
+}
+
+static void lasting_failure_with_a_session_object_ends_in_time(void)
+{
+	live_through((struct life){.lasting = true, .timeout = 20, .object = true});
 }
 
 static void one_failure_of_a_waiter_is_made_good_by_another_look(void)
@@ -500,6 +544,8 @@ static const struct check_test tests[] = {
 	TEST(one_failure_with_a_monitored_key_is_survived),
 	TEST(one_failure_with_an_external_session_is_survived),
 	TEST(one_failure_with_a_session_of_its_own_is_survived),
+	TEST(one_failure_with_a_session_object_is_survived),
+	TEST(lasting_failure_with_a_session_object_ends_in_time),
 	TEST(one_failure_of_a_waiter_is_made_good_by_another_look),
 	TEST(one_failure_with_a_try_that_is_not_answered_is_survived),
 	TEST(one_failure_among_several_locks_is_survived),

@@ -1,0 +1,74 @@
+--- Sessions as objects: what several locks may be held through, and what a program wants to know of one.
+--
+-- A session object is a session of the client's, made by itself: renewed in time by the client's thread, and watched,
+-- whatever the Lua code is doing. It is not the shared session of `client:lock(key)`.
+-- @module holdfast.session
+
+local object = require("holdfast.object")
+local options = require("holdfast.options")
+
+local finish = object.finish
+
+local Client, Session = {}, {}
+
+-- ---- client --------------------------------------------------------------------------------------------------------
+
+--- Makes a session in Consul, and waits for that, for as long as the client's `timeout`.
+--
+-- It goes when it is destroyed, when the client closes, or when neither the object nor a lock that was made with it is
+-- there any more.
+-- @function client:session
+-- @tparam[opt] table opts `{ name=, ttl=, lock_delay=, behavior="release"|"delete", node=, checks={},
+-- service_checks={} }`; what is left open is as in the client's `session`. Durations are seconds or text.
+-- `lock_delay = 0` is none. `checks` are ids of checks of the node: left out Consul takes `{ "serfHealth" }`, and an
+-- empty list is none. `service_checks` are ids of checks of its services
+-- @treturn session|nil the session; nil, message, code: SESSION with Consul's words when it refuses (a TTL out of its
+-- range, a check that is unknown or critical to the end of the timeout), and DENIED, CONNECT, HTTP, TIMEOUT, INVALID,
+-- CLOSED, FORKED, NOMEM
+function Client:session(opts)
+  local session, ok
+  local settings, message, code = options.session(opts, object.facts(self).session, 2)
+  if settings then session, message, code = self:session_object(settings) end
+  if not session then return nil, message, code end
+  object.extend(session, Session)
+  object.own(session, self)
+  ok, message, code = finish(session, session:start_open())
+  if not ok then return nil, message, code end
+  return session
+end
+
+-- ---- session -------------------------------------------------------------------------------------------------------
+
+--- The id that Consul has given it.
+-- @function session:id
+-- @treturn string
+
+--- Whether it can be relied on at this moment; no network. The lease deadline is looked at by the call.
+-- @function session:alive
+-- @treturn boolean true; false and the reason: session (Consul has ended it, or says that it is not there), deadline
+-- (not renewed in time), released (destroyed here), closed, forked
+
+--- Seconds to the lease deadline, 0 when it is not alive.
+-- @function session:remaining
+-- @treturn number
+
+--- Has Consul renew it now. It is renewed in time without that: this is for who wants to be sure of the lease.
+-- @function session:renew
+-- @param[opt] timeout nil tries until the lease is over, 0 once
+-- @treturn true|nil true; nil, message, code: SESSION when it has ended, DENIED, and what the trouble was
+function Session:renew(timeout)
+  local seconds = options.timeout(timeout, 2)
+  return finish(self, self:start_renew(seconds))
+end
+
+--- Destroys it. What is held through it is lost at once, for the reason `session`, and Consul keeps those keys for the
+-- lock-delay: unlock first. Idempotent.
+-- @function session:destroy
+-- @param[opt] timeout nil waits until Consul has answered, 0 for one try; it goes on in the background in any case
+-- @treturn true|nil true once it is gone in Consul; nil, message, code: TIMEOUT, or what the trouble was
+function Session:destroy(timeout)
+  local seconds = options.timeout(timeout, 2)
+  return finish(self, self:start_destroy(seconds))
+end
+
+return { client = Client }
