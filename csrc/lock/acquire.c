@@ -361,13 +361,16 @@ static enum hf_step wait_for_change(struct acquire *a)
 }
 
 /* Copies that are conditional on less than this are dead, and one that makes the key is so for as
- * long as it exists. */
+ * long as it exists. If the key is ours, one of them has been carried out, and is to be taken over
+ * or to be given back. */
 static void bury_copies(struct acquire *a)
 {
-	if (!key_of(a)->seen.exists)
+	const struct hf_kv *seen = &key_of(a)->seen;
+
+	if (!seen->exists || !strcmp(seen->session, session_of(a)->id))
 		return;
 	a->hold->copies_make = false;
-	if (key_of(a)->seen.index > a->hold->copies)
+	if (seen->index > a->hold->copies)
 		a->hold->copies = 0;
 }
 
