@@ -48,7 +48,8 @@ bool hf_consul_init(struct hf_consul *consul, const struct hf_client_opts *opts)
 			 .ca_path = opts->ca_path,
 			 .cert_file = opts->cert_file,
 			 .key_file = opts->key_file,
-			 .verify = opts->verify},
+			 .verify = opts->verify,
+			 .multiplex = !strncmp(opts->base, "https:", 6) && hf_http_multiplexes()},
 	};
 	if (hf_http_add_header(&consul->peer.headers, "Content-Type: application/json") &&
 	    hf_http_add_header(&consul->peer.headers, "Expect:") &&

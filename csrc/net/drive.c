@@ -39,7 +39,7 @@ static void stand_back_locked(struct hf_engine *engine)
 {
 	struct timespec until;
 
-	while (driven_locked(engine) && engine->multi) {
+	while (driven_locked(engine) && engine->takes) {
 		if (engine->driven) {
 			engine->worker = HF_RESTING;
 			pthread_cond_wait(&engine->back, &engine->mutex);

@@ -71,7 +71,7 @@ bool hf_engine_is_closing(struct hf_engine *engine)
 
 void hf_engine_wake_locked(struct hf_engine *engine)
 {
-	if (!engine->multi || engine->woken)
+	if (!engine->takes || engine->woken)
 		return;
 	engine->woken = true;
 	if (engine->worker == HF_ASLEEP || engine->driven)
@@ -89,14 +89,14 @@ static bool start_locked(struct hf_engine *engine)
 {
 	if (!hf_sockets_open(&engine->sockets))
 		goto err0;
-	engine->multi = hf_transfer_multi(engine);
-	if (!engine->multi)
+	if (!hf_transfer_open(engine))
 		goto err1;
+	engine->takes = true;
 	engine->thread = hf_process_start(engine);
 	if (engine->thread)
 		return true;
-	curl_multi_cleanup(engine->multi);
-	engine->multi = NULL;
+	engine->takes = false;
+	hf_transfer_close(engine);
 err1:
 	hf_sockets_close(&engine->sockets);
 err0:
@@ -154,7 +154,7 @@ enum hf_err hf_engine_close(struct hf_engine *engine, bool tell, int64_t limit, 
 	op = hf_op_new(engine, &kind, sizeof *op);
 	pthread_mutex_lock(&engine->mutex);
 	shut_locked(engine, tell, limit);
-	if (op && engine->multi) {
+	if (op && engine->takes) {
 		hf_op_ref(op);
 		op->posted = true; /* nobody can stop it */
 		hf_link_append(&engine->leavers, &op->post);

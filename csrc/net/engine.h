@@ -67,7 +67,7 @@ struct hf_engine {
 	struct hf_thread *thread; /* lock; NULL: not started, or it has been joined */
 	struct hf_sockets
 		sockets; /* thread; descriptors open while there is a worker or a driver */
-	CURLM *multi; /* written by the thread and with lock. NULL: nobody would take an op */
+	bool takes; /* written by the thread and with lock: ops are taken in */
 	struct hf_link arrivals, stops; /* lock: ops that are new, and to be stopped; counted */
 	struct hf_link leavers; /* lock: ops that wait for the end of it all; counted */
 	uint64_t requests; /* lock */
@@ -76,7 +76,10 @@ struct hf_engine {
 	struct hf_link ops, ready; /* thread */
 	struct hf_heap timers; /* thread */
 	struct hf_lane_state lanes[HF_LANES]; /* thread */
-	bool broken; /* thread: multi is of no use any more (transfer.c) */
+	CURLM *pools[HF_POOLS]; /* thread (transfer.c); NULL: there is none */
+	unsigned poolings; /* thread: how many pools there were of what goes together */
+	bool apart; /* thread: its server does not speak HTTP/2 */
+	bool broken; /* thread: the pools are of no use any more */
 	CURL *idle; /* thread: easy handles without a request, each of which owns the next one */
 	struct hf_http *spare; /* thread: requests without an op, each with its easy handle */
 	size_t most; /* thread: requests and calls of the user's that were in flight at once */

@@ -123,7 +123,6 @@ static CURLcode set_common(struct hf_http *http)
 	SET(TCP_KEEPALIVE, 1L);
 	SET(TCP_KEEPIDLE, KEEPALIVE);
 	SET(TCP_KEEPINTVL, KEEPALIVE);
-	SET(HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	return result;
 }
 
@@ -159,6 +158,9 @@ static CURLcode set_request(struct hf_http *http)
 	SET(TIMEOUT_MS, (long)http->timeout);
 	SET(CONNECTTIMEOUT_MS, (long)http->timeout);
 	SET(FRESH_CONNECT, (long)http->fresh);
+	SET(HTTP_VERSION,
+	    http->together ? (long)CURL_HTTP_VERSION_2TLS : (long)CURL_HTTP_VERSION_1_1);
+	SET(PIPEWAIT, (long)http->together); /* for the first one's handshake, which will tell */
 	SET(HTTPGET, 1L); /* what the last one was is over: a body, or NOBODY */
 	if (head) {
 		SET(NOBODY, 1L);
@@ -254,6 +256,14 @@ enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections)
 
 /* ---- the reply ------------------------------------------------------------------------------ */
 
+/* TLS 1.3 has the client begin before the server has looked at its certificate. What a server
+ * thinks of that comes in place of the answer. */
+static bool is_alert(const struct hf_http *http, CURLcode result)
+{
+	return (result == CURLE_RECV_ERROR || result == CURLE_SEND_ERROR) &&
+	       strstr(http->detail, " alert ") != NULL;
+}
+
 static enum hf_err error_of(CURLcode result)
 {
 	switch (result) {
@@ -319,6 +329,8 @@ void hf_http_done(struct hf_http *http, CURLcode result)
 	else if (result == CURLE_WRITE_ERROR && http->truncated && http->cut)
 		result = CURLE_OK;
 	http->error = error_of(result);
+	if (is_alert(http, result))
+		http->error = HF_TLS;
 	/* A reply that is not HTTP looks like HTTP/0.9, and that is what libcurl says. */
 	if (result == CURLE_UNSUPPORTED_PROTOCOL && http->sendings)
 		http->error = HF_PROTOCOL;
@@ -328,6 +340,20 @@ void hf_http_done(struct hf_http *http, CURLcode result)
 	} else {
 		curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &http->status);
 	}
+}
+
+bool hf_http_multiplexes(void)
+{
+	return curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_HTTP2;
+}
+
+bool hf_http_went_apart(const struct hf_http *http)
+{
+	long version = 0;
+
+	if (http->together && !http->error && http->status)
+		curl_easy_getinfo(http->easy, CURLINFO_HTTP_VERSION, &version);
+	return version && version < CURL_HTTP_VERSION_2_0;
 }
 
 void hf_http_own(CURL *easy, void *owner)
@@ -367,7 +393,7 @@ void hf_http_reset(struct hf_http *http)
 	http->instead = NULL;
 	http->bare = false;
 	http->guard = NULL;
-	http->has_body = http->fresh = http->cut = false;
+	http->has_body = http->fresh = http->cut = http->together = false;
 	http->truncated = http->maybe_sent = false;
 	http->sendings = 0;
 	http->error = HF_OK;

@@ -16,6 +16,7 @@
 struct hf_peer {
 	const char *unix_socket, *auth, *ca_file, *ca_path, *cert_file, *key_file;
 	bool verify;
+	bool multiplex; /* over TLS: requests that go together may share a connection */
 	struct curl_slist *headers, *connect_to;
 	char *header; /* one more, which may be replaced; NULL: none */
 	unsigned edition; /* rises when it is */
@@ -35,6 +36,7 @@ struct hf_http {
 	size_t max_body; /* of the reply; more is not read */
 	bool cut; /* a reply that is longer is not an error */
 	bool fresh; /* on a new connection: the pooled ones may be dead without knowing */
+	bool together; /* with others on one connection, if the server speaks HTTP/2 */
 	const struct hf_guard *guard; /* the request does not leave once it is broken; NULL: none */
 
 	/* the reply */
@@ -72,6 +74,10 @@ enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections);
 void hf_http_done(struct hf_http *http, CURLcode result);
 /* It has been refused, and goes once more: forgets the reply. */
 void hf_http_again(struct hf_http *http);
+/* Whether this libcurl speaks HTTP/2. */
+bool hf_http_multiplexes(void);
+/* Whether it went together with others, and the server has not let it share its connection. */
+bool hf_http_went_apart(const struct hf_http *http);
 /* The request fails for want of memory before it began. */
 void hf_http_no_memory(struct hf_http *http);
 /* The value of a header of the reply up to its line end, NULL when there is none. name is in lower

@@ -189,7 +189,7 @@ const struct hf_response *hf_op_response(struct hf_op *op)
 
 void hf_op_stop_locked(struct hf_op *op, enum hf_err why)
 {
-	if (op->stop || !op->engine->multi) /* without that all of them have ended */
+	if (op->stop || !op->engine->takes) /* without that all of them have ended */
 		return;
 	op->stop = why;
 	if (op->posted) /* it is new: the thread will see */

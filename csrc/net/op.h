@@ -81,6 +81,7 @@ struct hf_op {
 	enum hf_lane lane; /* thread */
 	bool broken; /* thread: the last request got no answer */
 	bool fresh; /* thread: the next request wants a new connection */
+	unsigned pooling; /* thread: the pool that the last one went together with others in */
 	struct hf_link all; /* thread: engine->ops */
 	struct hf_link place; /* thread: the list of its state */
 	struct hf_link guarded; /* thread: guard->ops */

@@ -1,6 +1,7 @@
 #include "net/transfer.h"
 
 #include "base/alloc.h"
+#include "net/turn.h"
 
 struct hf_http *hf_transfer_http(struct hf_engine *engine)
 {
@@ -52,11 +53,17 @@ static void give_easy(struct hf_op *op)
 	op->engine->idle = easy;
 }
 
+static CURLM **pool_of(struct hf_op *op)
+{
+	return &op->engine->pools[op->http->together ? HF_TOGETHER : HF_APART];
+}
+
 void hf_transfer_end(struct hf_op *op)
 {
 	struct hf_engine *engine = op->engine;
 
-	curl_multi_remove_handle(engine->multi, op->http->easy);
+	curl_multi_remove_handle(*pool_of(op), op->http->easy);
+	engine->apart |= hf_http_went_apart(op->http);
 	give_easy(op);
 	engine->lanes[op->lane].flying--;
 	op->state = HF_NEW;
@@ -76,29 +83,75 @@ static void keep(const struct hf_engine *engine, CURLM *multi)
 	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long)(HF_CONNECTIONS + engine->most));
 }
 
-CURLM *hf_transfer_multi(struct hf_engine *engine)
+/* A pool in place of the one that there may be, in which nothing is in flight. */
+static bool make_pool(struct hf_engine *engine, enum hf_pool which)
 {
 	CURLM *multi = curl_multi_init();
 
 	if (!multi)
-		return NULL;
-	hf_sockets_serve(&engine->sockets, multi);
+		return false;
+	curl_multi_cleanup(engine->pools[which]);
+	engine->pools[which] = multi;
+	hf_sockets_serve(&engine->sockets, which, multi);
 	keep(engine, multi);
-	return multi;
+	return true;
+}
+
+bool hf_transfer_open(struct hf_engine *engine)
+{
+	return make_pool(engine, HF_APART);
+}
+
+void hf_transfer_close(struct hf_engine *engine)
+{
+	for (int i = 0; i < HF_POOLS; i++) {
+		curl_multi_cleanup(engine->pools[i]);
+		engine->pools[i] = NULL;
+	}
 }
 
 /* After libcurl has run out of memory. Nothing is in flight. */
 static bool mend(struct hf_engine *engine)
 {
-	CURLM *fresh = hf_transfer_multi(engine), *old = engine->multi;
+	engine->broken = !make_pool(engine, HF_APART) ||
+			 (engine->pools[HF_TOGETHER] && !make_pool(engine, HF_TOGETHER));
+	return !engine->broken;
+}
 
-	if (!fresh)
-		return false;
-	pthread_mutex_lock(&engine->mutex);
-	engine->multi = fresh;
-	pthread_mutex_unlock(&engine->mutex);
-	curl_multi_cleanup(old);
-	engine->broken = false;
+/* What waits goes together over TLS, on one connection when the server speaks HTTP/2. Renewals and
+ * commands never do: they neither queue behind it nor end with it. */
+static bool goes_together(const struct hf_op *op)
+{
+	return op->http->peer && op->http->peer->multiplex &&
+	       (op->lane == HF_WATCH || op->lane == HF_POLL);
+}
+
+static void begin_anew(struct hf_engine *engine)
+{
+	struct hf_link *link;
+
+	for (link = hf_link_first(&engine->ops); link; link = hf_link_after(&engine->ops, link)) {
+		struct hf_op *op = HF_OF(struct hf_op, all, link);
+
+		if (op->state == HF_FLYING && op->http->together)
+			hf_engine_again(op);
+	}
+}
+
+/* Sees to it that there is a pool to go together in. Who wants a new connection gets a new pool,
+ * and so do all who are in the old one: what made one of them doubt it is true for them too. */
+static bool join(struct hf_op *op)
+{
+	struct hf_engine *engine = op->engine;
+	bool doubts = op->fresh && op->pooling == engine->poolings && !engine->apart;
+
+	if (doubts || !engine->pools[HF_TOGETHER]) {
+		begin_anew(engine);
+		if (!make_pool(engine, HF_TOGETHER))
+			return false;
+		engine->poolings++;
+	}
+	op->pooling = engine->poolings;
 	return true;
 }
 
@@ -107,15 +160,16 @@ static bool begin(struct hf_op *op)
 	struct hf_engine *engine = op->engine;
 	struct hf_http *http = op->http;
 
-	http->fresh = op->fresh;
+	http->together = goes_together(op);
+	http->fresh = op->fresh && (!http->together || engine->apart);
 	http->guard = op->guard;
 	if (op->owns_http)
 		http->easy = take_easy(engine);
-	if (!engine->broken || mend(engine)) {
+	if ((!engine->broken || mend(engine)) && (!http->together || join(op))) {
 		if (hf_http_start(http, &engine->connections))
 			return false;
 		hf_http_own(http->easy, op);
-		if (curl_multi_add_handle(engine->multi, http->easy) == CURLM_OK)
+		if (curl_multi_add_handle(*pool_of(op), http->easy) == CURLM_OK)
 			return true;
 	}
 	hf_http_no_memory(http);
@@ -143,7 +197,7 @@ bool hf_transfer_begin(struct hf_op *op)
 	engine->lanes[op->lane].flying++;
 	if (op->lane >= HF_USER && flying_for_the_user(engine) > engine->most) {
 		engine->most = flying_for_the_user(engine);
-		keep(engine, engine->multi);
+		keep(engine, engine->pools[HF_APART]);
 	}
 	pthread_mutex_lock(&engine->mutex);
 	engine->requests++;

@@ -10,8 +10,10 @@
 struct hf_http *hf_transfer_http(struct hf_engine *engine);
 /* The request of an op has done its work. Harmless for one that the op owns, or NULL. */
 void hf_transfer_give(struct hf_op *op, struct hf_http *http);
-/* A multi handle for an engine, NULL when memory is out. */
-CURLM *hf_transfer_multi(struct hf_engine *engine);
+/* Makes the pool that there always is; false when memory is out. */
+bool hf_transfer_open(struct hf_engine *engine);
+/* Closes all connections. */
+void hf_transfer_close(struct hf_engine *engine);
 /* Begins to carry out op->http. Answers false, with the error in there, when it cannot. */
 bool hf_transfer_begin(struct hf_op *op);
 /* It is done: libcurl has nothing to do with it any more. */

@@ -271,14 +271,24 @@ static void complete(struct hf_op *op, CURLcode result)
 		take_reply(op);
 }
 
+static CURLMsg *next_message(struct hf_engine *engine)
+{
+	CURLMsg *message = NULL;
+	int left;
+
+	for (int i = 0; i < HF_POOLS && !message; i++)
+		if (engine->pools[i])
+			message = curl_multi_info_read(engine->pools[i], &left);
+	return message;
+}
+
 /* Hands out what is done. Answers whether there was something. */
 static bool deliver(struct hf_engine *engine)
 {
 	bool any = false;
 	CURLMsg *message;
-	int left;
 
-	while ((message = curl_multi_info_read(engine->multi, &left))) {
+	while ((message = next_message(engine))) {
 		if (message->msg != CURLMSG_DONE)
 			continue;
 		complete(hf_http_owner(message->easy_handle), message->data.result);
@@ -308,26 +318,26 @@ static void fail_all(struct hf_engine *engine)
 /* Lets libcurl work. Answers false when something has come of it: then there may be more to do. */
 static bool transfer(struct hf_engine *engine, bool look)
 {
-	bool rang, ok = hf_sockets_work(&engine->sockets, engine->multi, look, &rang);
+	bool rang, ok = hf_sockets_work(&engine->sockets, engine->pools, look, &rang);
 	bool calm = !deliver(engine) && !rang && ok;
 
 	if (!ok) {
 		fail_all(engine);
 		engine->broken = true;
 	}
-	return calm && engine->sockets.due > hf_now();
+	return calm && hf_sockets_due(&engine->sockets) > hf_now();
 }
 
 static int64_t next_due(const struct hf_engine *engine, int64_t close_by)
 {
 	const struct hf_timer *timer = hf_heap_first(&engine->timers);
-	int64_t due = close_by;
+	int64_t due = close_by, sockets = hf_sockets_due(&engine->sockets);
 
 	if (!hf_link_alone(&engine->ready))
 		return 0;
 	if (timer && timer->at < due)
 		due = timer->at;
-	return engine->sockets.due < due ? engine->sockets.due : due;
+	return sockets < due ? sockets : due;
 }
 
 /* Everything that should not outlive the engine is stopped; the rest says goodbye. */
@@ -351,7 +361,6 @@ static void end(struct hf_engine *engine)
 	const struct hf_error ok = {HF_OK, ""};
 	struct hf_error closed;
 	struct hf_link *link;
-	CURLM *multi = engine->multi;
 	struct hf_op *op;
 	enum hf_err stop;
 
@@ -366,11 +375,11 @@ static void end(struct hf_engine *engine)
 	engine->hooks->ended(engine);
 	hf_transfer_free(engine);
 	pthread_mutex_lock(&engine->mutex);
-	engine->multi = NULL;
+	engine->takes = false;
 	hf_sockets_ring(&engine->sockets); /* for everybody */
 	hf_engine_call_locked(engine);
 	pthread_mutex_unlock(&engine->mutex);
-	curl_multi_cleanup(multi);
+	hf_transfer_close(engine);
 	while ((op = take(engine, &engine->stops, &stop)) != NULL)
 		hf_op_unref(op); /* it has ended */
 	while ((op = take(engine, &engine->leavers, &stop)) != NULL) {
@@ -419,7 +428,7 @@ bool hf_turn(struct hf_engine *engine, bool look, int64_t *due)
 	bool goes_on;
 
 	pthread_mutex_lock(&engine->turn);
-	goes_on = engine->multi && turn(engine, look, due);
+	goes_on = engine->takes && turn(engine, look, due);
 	pthread_mutex_unlock(&engine->turn);
 	return goes_on;
 }

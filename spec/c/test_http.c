@@ -295,11 +295,25 @@ static void a_fresh_request_is_followed_by_one_that_is_not(void)
 	CHECK_INT(server.accepted, before + 2);
 }
 
+static void who_goes_together_hears_when_a_server_does_not_let_it(void)
+{
+	begin();
+	arrives(&kinds[0], "");
+	CHECK(!hf_http_went_apart(&http));
+	fill(&kinds[0]);
+	http.together = true;
+	CHECK_INT(carry_out(), HF_OK);
+	CHECK(hf_http_went_apart(&http));
+	fill(&kinds[0]);
+	CHECK(!hf_http_went_apart(&http));
+}
+
 static const struct check_test tests[] = {
 	TEST(each_request_arrives_as_if_it_were_the_first),
 	TEST(memory_that_is_out_leaves_nothing_behind),
 	TEST(trouble_is_told_in_its_own_words_only),
 	TEST(a_fresh_request_is_followed_by_one_that_is_not),
+	TEST(who_goes_together_hears_when_a_server_does_not_let_it),
 };
 
 int main(int argc, char **argv)

@@ -111,6 +111,9 @@ function Proxy:release(pattern) return call(self, "release", { pattern = pattern
 --- From now on requests go to another upstream, host:port; those on their way stay where they are.
 function Proxy:upstream(address) call(self, "upstream", { address = address }) end
 
+--- From now on upstream does not see this beginning of a path, as behind a gateway. The log does.
+function Proxy:strip(prefix) call(self, "strip", { prefix = prefix }) end
+
 --- Has the server, which has no upstream, answer as a Consul server would whatever no rule answers. See
 -- spec/support/fake_state.lua.
 function Proxy:pretend() call(self, "pretend") end

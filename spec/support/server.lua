@@ -12,7 +12,7 @@ local luasocket = require("socket")
 local httpd = require("examples.httpd")
 local fake_state = require("spec.support.fake_state")
 
-local upstream = arg[1]
+local upstream, strip = arg[1], ""
 
 local loop = cqueues.new()
 local rules, log, waiters, copies = {}, {}, {}, {}
@@ -156,7 +156,9 @@ local function request_bytes(request)
   for _, line in ipairs(request.lines) do
     if not line:lower():find("^expect:") then lines[#lines + 1] = line end
   end
-  local start = ("%s %s HTTP/%s"):format(request.method, request.target, request.version)
+  local target = request.target
+  if target:sub(1, #strip) == strip then target = target:sub(#strip + 1) end
+  local start = ("%s %s HTTP/%s"):format(request.method, target, request.version)
   return framed(start, request.headers, lines, request.body)
 end
 
@@ -481,6 +483,10 @@ end
 
 function commands.upstream(command)
   upstream = command.address
+end
+
+function commands.strip(command)
+  strip = command.prefix
 end
 
 function commands.pretend()

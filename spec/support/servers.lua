@@ -79,6 +79,11 @@ function Server:address()
   return self.ip .. ":8500"
 end
 
+--- Where it speaks TLS, if its configuration says so (spec/support/certs.lua).
+function Server:https()
+  return "https://" .. self.ip .. ":8501"
+end
+
 --- Calls one of spec.support.consul's functions for this server: server:ask(consul.kv.get, key).
 function Server:ask(fn, ...)
   return consul.at({ address = self:address(), token = self.token_, timeout = SILENCE }, fn, ...)
@@ -197,13 +202,15 @@ function M.new(options)
 end
 
 --- Starts an agent like that of with_consul, and waits until it is ready. options: { limits = { … as in Consul's
--- configuration }, config = { … any of it }, token = of an ACL in it, that may make sessions, keep = … }
+-- configuration }, config = { … any of it } or function(ip) that answers that, token = of an ACL in it, that may make
+-- sessions, keep = … }
 function M.agent(options)
   options = options or {}
-  local config = { limits = options.limits }
-  for name, value in pairs(options.config or {}) do config[name] = value end
   for try = 1, STARTS do
-    local agent = M.new({ ip = M.free_network() .. ".1", node = "holdfast", arguments = { "-dev" }, config = config,
+    local ip, config = M.free_network() .. ".1", { limits = options.limits }
+    local more = options.config or {}
+    for name, value in pairs(type(more) == "function" and more(ip) or more) do config[name] = value end
+    local agent = M.new({ ip = ip, node = "holdfast", arguments = { "-dev" }, config = config,
       token = options.token, keep = options.keep })
     agent:launch()
     local ok, why = pcall(agent.wait_ready, agent)
