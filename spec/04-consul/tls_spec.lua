@@ -40,9 +40,14 @@ describe("over TLS", function()
     assert(lock:unlock(helper.seconds(10)))
   end
 
-  -- Answers the message, in lower case.
+  -- Answers the message, in lower case. A server that refuses a certificate hangs up as well, which may reach a slow
+  -- client before the word does: then the next try is told.
   local function fails(server, tls)
-    local ok, message, code = make(server, tls):lock(0)
+    local lock, ok, message, code = make(server, tls)
+    helper.eventually(function()
+      ok, message, code = lock:lock(0)
+      return ok or code ~= "CONNECT" or server ~= strict
+    end)
     assert.are.same({ nil, "TLS" }, { ok, code }, message)
     assert.matches(tls.server_name or server.ip, message, 1, true)
     client:abandon()
