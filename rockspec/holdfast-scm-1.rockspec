@@ -77,6 +77,7 @@ build = {
         "csrc/lock/watch.c",
         "csrc/net/drive.c",
         "csrc/net/engine.c",
+        "csrc/net/gauge.c",
         "csrc/net/guard.c",
         "csrc/net/http.c",
         "csrc/net/op.c",

@@ -139,7 +139,7 @@ enum hf_err hf_client_stats(struct hf_client *client, struct hf_stats *out, stru
 
 	if (!hf_engine_here(&client->engine, err))
 		return err->code;
-	connections = atomic_load(&client->engine.connections);
+	connections = atomic_load(&client->engine.connections.open);
 	pthread_mutex_lock(&client->engine.mutex);
 	*out = client->stats;
 	out->requests = client->engine.requests;

@@ -83,7 +83,7 @@ struct hf_engine {
 	CURL *idle; /* thread: easy handles without a request, each of which owns the next one */
 	struct hf_http *spare; /* thread: requests without an op, each with its easy handle */
 	size_t most; /* thread: requests and calls of the user's that were in flight at once */
-	atomic_long connections;
+	struct hf_gauge connections; /* thread (gauge.h) */
 };
 
 /* Makes an engine in zeroed memory, with one reference. name is not copied. */

@@ -26,26 +26,25 @@ void hf_http_free_headers(struct curl_slist *list)
 
 /* ---- callbacks of libcurl ------------------------------------------------------------------- */
 
-/* Sockets must not leak into programs that the process starts, and they are counted: libcurl tells
- * of the end of each, also of one that was never connected. arg is the gauge itself: a connection
- * outlives the request that opened it. */
+/* Sockets must not leak into programs that the process starts, and they are counted. */
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
-	atomic_long *connections = arg;
+	struct hf_http *http = arg;
 	int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 
 	(void)purpose;
 	if (fd < 0)
 		return CURL_SOCKET_BAD;
-	atomic_fetch_add(connections, 1);
+	hf_gauge_opened(http->gauge, fd);
+	http->opened[1] = http->opened[0];
+	http->opened[0] = fd;
 	return fd;
 }
 
+/* arg is the gauge itself: a connection outlives the request that opened it. */
 static int close_socket(void *arg, curl_socket_t fd)
 {
-	atomic_long *connections = arg;
-
-	atomic_fetch_sub(connections, 1);
+	hf_gauge_closed(arg, fd);
 	return close(fd);
 }
 
@@ -111,11 +110,11 @@ static CURLcode set_common(struct hf_http *http)
 	SET(NOPROGRESS, 1L);
 	SET(ERRORBUFFER, http->detail);
 	SET(OPENSOCKETFUNCTION, open_socket);
-	SET(OPENSOCKETDATA, http->connections);
+	SET(OPENSOCKETDATA, http);
 	SET(PREREQFUNCTION, before_sending);
 	SET(PREREQDATA, http);
 	SET(CLOSESOCKETFUNCTION, close_socket);
-	SET(CLOSESOCKETDATA, http->connections);
+	SET(CLOSESOCKETDATA, http->gauge);
 	SET(WRITEFUNCTION, take_body);
 	SET(WRITEDATA, http);
 	SET(HEADERFUNCTION, take_header);
@@ -233,11 +232,12 @@ void hf_http_no_memory(struct hf_http *http)
 	hf_http_done(http, CURLE_OUT_OF_MEMORY);
 }
 
-enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections)
+enum hf_err hf_http_start(struct hf_http *http, struct hf_gauge *gauge)
 {
 	CURLcode result = CURLE_OK;
 
-	http->connections = connections;
+	http->gauge = gauge;
+	http->opened[0] = http->opened[1] = -1;
 	http->sent = hf_now();
 	if (http->url.failed || http->body.failed) {
 		hf_http_no_memory(http);
@@ -340,6 +340,15 @@ void hf_http_done(struct hf_http *http, CURLcode result)
 	} else {
 		curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &http->status);
 	}
+}
+
+/* Two at a time are being connected at most, of two families: of an earlier one libcurl has told.
+ */
+void hf_http_end(struct hf_http *http)
+{
+	for (size_t i = 0; i < 2; i++)
+		if (http->opened[i] >= 0)
+			hf_gauge_look(http->gauge, http->opened[i]);
 }
 
 bool hf_http_multiplexes(void)

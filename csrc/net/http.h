@@ -6,10 +6,10 @@
 
 #include "base/buf.h"
 #include "hf.h"
+#include "net/gauge.h"
 #include "net/guard.h"
 
 #include <curl/curl.h>
-#include <stdatomic.h>
 
 /* How to reach a server: what all requests to it share. const once it has been made, but for the
  * one header: thread. */
@@ -57,7 +57,8 @@ struct hf_http {
 	bool apart; /* or of what was given instead */
 	struct hf_http *next; /* of those that wait for a request */
 	char detail[CURL_ERROR_SIZE];
-	atomic_long *connections; /* gauge of open sockets, kept by the socket callbacks */
+	struct hf_gauge *gauge; /* counts the sockets */
+	int opened[2]; /* the last ones for this request; -1: none */
 };
 
 /* Adds a line to a list that may be NULL; on failure the old list stays as it is. */
@@ -68,8 +69,10 @@ void hf_http_free_headers(struct curl_slist *list);
  * error. */
 void hf_http_reset(struct hf_http *http);
 /* Makes http->easy ready to be added to the multi handle; makes one, unless there is one. Counts
- * the connections it opens in *connections. */
-enum hf_err hf_http_start(struct hf_http *http, atomic_long *connections);
+ * the sockets it opens in *gauge. */
+enum hf_err hf_http_start(struct hf_http *http, struct hf_gauge *gauge);
+/* To be called when a transfer has ended in whatever way, and its handle is removed. */
+void hf_http_end(struct hf_http *http);
 /* Reads off http->easy what came of the transfer. */
 void hf_http_done(struct hf_http *http, CURLcode result);
 /* It has been refused, and goes once more: forgets the reply. */

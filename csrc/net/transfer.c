@@ -63,6 +63,7 @@ void hf_transfer_end(struct hf_op *op)
 	struct hf_engine *engine = op->engine;
 
 	curl_multi_remove_handle(*pool_of(op), op->http->easy);
+	hf_http_end(op->http);
 	engine->apart |= hf_http_went_apart(op->http);
 	give_easy(op);
 	engine->lanes[op->lane].flying--;
@@ -108,6 +109,7 @@ void hf_transfer_close(struct hf_engine *engine)
 		curl_multi_cleanup(engine->pools[i]);
 		engine->pools[i] = NULL;
 	}
+	hf_gauge_free(&engine->connections);
 }
 
 /* After libcurl has run out of memory. Nothing is in flight. */

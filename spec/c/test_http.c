@@ -13,7 +13,7 @@
 
 static CURLM *multi;
 static struct hf_http http;
-static atomic_long open_connections;
+static struct hf_gauge gauge;
 
 /* ---- a server that is served by this thread ------------------------------------------------- */
 
@@ -178,12 +178,13 @@ static CURLcode transfer(void)
 /* Carries out what has been filled in, on the handle that is there. */
 static enum hf_err carry_out(void)
 {
-	if (hf_http_start(&http, &open_connections))
+	if (hf_http_start(&http, &gauge))
 		return http.error;
 	if (curl_multi_add_handle(multi, http.easy))
 		return HF_NOMEM;
 	hf_http_done(&http, transfer());
 	curl_multi_remove_handle(multi, http.easy);
+	hf_http_end(&http);
 	return http.error;
 }
 
@@ -211,7 +212,8 @@ static void end(void)
 	http = (struct hf_http){0};
 	curl_multi_cleanup(multi);
 	multi = NULL;
-	CHECK_INT(atomic_load(&open_connections), 0);
+	CHECK_INT(atomic_load(&gauge.open), 0);
+	hf_gauge_free(&gauge);
 	for (int i = 0; i < CONNECTIONS; i++)
 		hang_up(&server.connections[i]);
 }
