@@ -150,6 +150,7 @@ struct hf_session_opts {
 	int64_t ttl, lock_delay; /* ms */
 	const char *behavior, *node;
 	struct hf_list checks, service_checks;
+	int64_t alive; /* ms: the TTL of a check that says that the process lives; 0: none */
 };
 
 struct hf_client_opts {

@@ -17,6 +17,7 @@ void hf_bind_session_opts(lua_State *L, int index, struct hf_session_opts *opts)
 		.lock_delay = hf_bind_duration(L, index, "lock_delay", 25000),
 		.behavior = hf_bind_text(L, index, "behavior", NULL),
 		.node = hf_bind_text(L, index, "node", NULL),
+		.alive = hf_bind_duration(L, index, "alive", 0),
 	};
 	opts->checks = hf_bind_list(L, index, "checks");
 	opts->service_checks = hf_bind_list(L, index, "service_checks");

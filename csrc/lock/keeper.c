@@ -1,7 +1,8 @@
 /* keeper.c: it goes by this table; the rules and their reasons are in docs/consul.md.
  *
  *   phase       asks                  answer                  then
- *   START       create                made                    KEEP
+ *   START       (waits for its check, alive.c)                START
+ *               create                made                    KEEP
  *                                     trouble                 START, later
  *                                     refused                 the end
  *   (external)  look at the session   seen, or not to be seen KEEP
@@ -18,6 +19,7 @@
 
 #include "base/random.h"
 #include "consul/session.h"
+#include "lock/alive.h"
 #include "lock/monitor.h"
 #include "lock/watch.h"
 
@@ -260,6 +262,7 @@ static enum hf_step finish(struct keeper *k)
 		session->client->shared = NULL;
 	stop_asking(session);
 	hf_session_unkeep(session);
+	hf_wake(session->alive);
 	hf_wake_all(&session->made);
 	hf_wake_all(&session->ended);
 	hf_session_forget(session);
@@ -311,8 +314,11 @@ static enum hf_step keeper_next(struct hf_op *op)
 
 	switch (k->phase) {
 	case START:
-		if (session->retired && !hf_session_in_use(session))
+		if (session->create_final ||
+		    ((session->retired || session->failures) && !hf_session_in_use(session)))
 			return finish(k);
+		if (session->check && !session->checked)
+			return hf_op_sleep(op, HF_NEVER);
 		return hf_op_send(op, HF_COMMAND);
 	case KEEP:
 		return session->gone ? finish(k) : keep(k);
@@ -357,13 +363,19 @@ static void begin_to_keep(struct keeper *k, int64_t sent)
 	hf_wake_all(&session->made);
 }
 
+void hf_keeper_not_made(struct hf_session *session, bool final)
+{
+	session->failures++;
+	session->create_final = final;
+	hf_wake_all(&session->made);
+	hf_wake(session->keeper);
+}
+
 static enum hf_step not_made(struct keeper *k, bool final)
 {
 	struct hf_session *session = k->session;
 
-	session->failures++;
-	session->create_final = final;
-	hf_wake_all(&session->made);
+	hf_keeper_not_made(session, final);
 	if (final || !session->users)
 		return finish(k);
 	return hf_op_backoff(&k->op, HF_NEVER);
@@ -450,8 +462,10 @@ bool hf_keeper_start(struct hf_session *session)
 	struct keeper *k = hf_op_new(engine, &keeper_kind, sizeof *k);
 	struct hf_op *watch = hf_monitor_session(session);
 	struct hf_op *audit = hf_monitor_holds(session);
+	struct hf_op *alive = session->check ? hf_alive_new(session) : NULL;
 
-	if (!k || !watch || !audit) {
+	if (!k || !watch || !audit || (session->check && !alive)) {
+		hf_op_unref(alive);
 		hf_op_unref(audit);
 		hf_op_unref(watch);
 		hf_op_unref(k ? &k->op : NULL);
@@ -463,8 +477,11 @@ bool hf_keeper_start(struct hf_session *session)
 	session->keeper = &k->op;
 	session->watch = watch;
 	session->audit = audit;
+	session->alive = alive;
 	hf_engine_add(engine, &k->op);
 	hf_engine_add(engine, watch);
 	hf_engine_add(engine, audit);
+	if (alive)
+		hf_engine_add(engine, alive);
 	return true;
 }

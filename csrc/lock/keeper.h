@@ -7,6 +7,8 @@
 
 /* Begins to make and keep a session, with what watches over it. False when memory is out. */
 bool hf_keeper_start(struct hf_session *session);
+/* The session could not be made so far: session->create_error, which is final or not. */
+void hf_keeper_not_made(struct hf_session *session, bool final);
 /* Fills a renewal. */
 void hf_keeper_ask(const struct hf_session *session, struct hf_http *http);
 /* What came of a renewal that was sent at a time: a new lease, the end of the session (ABSENT), or

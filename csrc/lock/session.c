@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/config.h"
 #include "consul/session.h"
+#include "lock/alive.h"
 #include "lock/keeper.h"
 #include "lock/lock.h"
 #include "lock/stray.h"
@@ -23,6 +24,20 @@
 
 /* ---- life ----------------------------------------------------------------------------------- */
 
+/* Has the session stand on a check of ours. */
+static bool add_check(struct hf_session *session)
+{
+	struct hf_list *list = &session->opts.service_checks;
+	const char **items = hf_realloc(list->items, (list->count + 1) * sizeof *items);
+
+	if (!items)
+		return false;
+	list->items = items;
+	items[list->count] = session->check = hf_alive_id(session->opts.name);
+	list->count += session->check != NULL;
+	return session->check != NULL;
+}
+
 static struct hf_session *make(struct hf_client *client, const struct hf_session_opts *opts,
 			       const char *id)
 {
@@ -31,6 +46,11 @@ static struct hf_session *make(struct hf_client *client, const struct hf_session
 	if (!session)
 		return NULL;
 	if (!hf_session_opts_copy(&session->opts, opts)) {
+		hf_free(session);
+		return NULL;
+	}
+	if (opts->alive && !id && !add_check(session)) {
+		hf_session_opts_free(&session->opts);
 		hf_free(session);
 		return NULL;
 	}

@@ -32,6 +32,9 @@ struct hf_session {
 			       */
 	bool renewed; /* thread: once at least */
 	bool doubted; /* thread: somebody doubts that it exists, and nobody has asked since */
+	const char *check; /* const: one of opts.service_checks, ours (alive.c). NULL: none */
+	bool checked; /* thread: it has been registered */
+	struct hf_op *alive; /* thread: passes it, until the keeper has ended. NULL: none */
 	struct hf_op *keeper, *watch, *audit; /* thread; NULL when not running */
 	struct hf_link attempts; /* thread: renewals in flight */
 	struct hf_link made; /* thread: ops that wait for it to be made */

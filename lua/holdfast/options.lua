@@ -5,6 +5,7 @@
 -- @module holdfast.options
 
 local check = require("holdfast.check")
+local duration = require("holdfast.duration")
 local headers = require("holdfast.headers")
 
 local mistake, refuse, show = check.mistake, check.refuse, check.show
@@ -25,9 +26,20 @@ local TLS = {
   ca_file = "string", ca_path = "string", cert_file = "string", key_file = "string", server_name = "string",
   verify = "boolean",
 }
+local function read_alive(value)
+  if type(value) == "boolean" then return value end
+  if type(value) == "number" or type(value) == "string" then
+    local seconds, message = duration.parse(value)
+    if not seconds then mistake("alive: %s", message) end
+    if seconds == 0 then mistake("alive must be more than 0") end
+    return seconds
+  end
+end
+
 local SESSION = {
   name = "text", ttl = POSITIVE, lock_delay = "duration", behavior = { "string", one_of = { "delete", "release" } },
   node = "text", checks = "list", service_checks = "list",
+  alive = { read_alive, what = "true or a duration" },
 }
 local CLIENT = {
   says = "holdfast.new takes a table of options",
@@ -237,12 +249,18 @@ local function use_server_name(settings)
   settings.connect_to = ("::%s:%s"):format(host, port)
 end
 
--- A session's options over those of base. A longer TTL takes the lock-delay with it.
+-- A session's options over those of base. A longer TTL takes the lock-delay with it, and the check that says that the
+-- process lives has the same TTL where it is given none.
 local function over(base, given)
   local session = {}
   for name, value in pairs(base) do session[name] = value end
   if given.ttl then session.lock_delay = math.max(base.lock_delay, given.ttl) end
   for name, value in pairs(given) do session[name] = value end
+  if session.alive and session.node then
+    mistake("give alive or node, not both: the check is one of the agent that the client talks to")
+  end
+  if session.alive == true then session.alive = session.ttl end
+  session.alive = session.alive or nil
   return session
 end
 

@@ -19,9 +19,13 @@ local Client, Session = {}, {}
 -- there any more.
 -- @function client:session
 -- @tparam[opt] table opts `{ name=, ttl=, lock_delay=, behavior="release"|"delete", node=, checks={},
--- service_checks={} }`; what is left open is as in the client's `session`. Durations are seconds or text.
+-- service_checks={}, alive=false }`; what is left open is as in the client's `session`. Durations are seconds or text.
 -- `lock_delay = 0` is none. `checks` are ids of checks of the node: left out Consul takes `{ "serfHealth" }`, and an
--- empty list is none. `service_checks` are ids of checks of its services
+-- empty list is none. `service_checks` are ids of checks of its services. `alive = true`, or a duration, has it stand
+-- on a check as well that the client's thread passes for as long as the process lives, whatever Lua is doing: an instance
+-- of the service "holdfast" of the agent, with the session's TTL or that duration as the check's. So the session of a
+-- process that has died ends after that, and not after twice its TTL; and so does the session of one that cannot reach
+-- its agent for so long
 -- @treturn session|nil the session; nil, message, code: SESSION with Consul's words when it refuses (a TTL out of its
 -- range, a check that is unknown or critical to the end of the timeout), and DENIED, CONNECT, HTTP, TIMEOUT, INVALID,
 -- CLOSED, FORKED, NOMEM

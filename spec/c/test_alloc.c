@@ -45,6 +45,7 @@ struct life {
 	int64_t timeout; /* of acquire, release and destroy */
 	bool guarded, monitored, external, own;
 	bool object; /* the session is one */
+	bool alive; /* and stands on a check of ours */
 	bool contended; /* somebody has the key at first */
 	bool unanswered; /* the try that takes it is not answered */
 	bool several; /* locks at once, whose transactions are shared */
@@ -241,6 +242,7 @@ static bool live(const struct life *life)
 	fake_forget();
 	fake_make(77);
 	opts.timeout = life->unanswered ? 500 : 20000;
+	opts.session.alive = life->alive ? 20000 : 0;
 	hf_alloc_fail(life->n, life->lasting);
 	if (hf_client_new(&opts, &client, &err)) {
 		CHECK_INT(err.code, HF_NOMEM);
@@ -357,6 +359,11 @@ static void one_failure_with_a_session_of_its_own_is_survived(void)
 static void one_failure_with_a_session_object_is_survived(void)
 {
 	live_through((struct life){.timeout = 5000, .object = true});
+}
+
+static void one_failure_with_a_session_that_is_alive_is_survived(void)
+{
+	live_through((struct life){.timeout = 5000, .object = true, .alive = true});
 }
 
 static void lasting_failure_with_a_session_object_ends_in_time(void)
@@ -545,6 +552,7 @@ static const struct check_test tests[] = {
 	TEST(one_failure_with_an_external_session_is_survived),
 	TEST(one_failure_with_a_session_of_its_own_is_survived),
 	TEST(one_failure_with_a_session_object_is_survived),
+	TEST(one_failure_with_a_session_that_is_alive_is_survived),
 	TEST(lasting_failure_with_a_session_object_ends_in_time),
 	TEST(one_failure_of_a_waiter_is_made_good_by_another_look),
 	TEST(one_failure_with_a_try_that_is_not_answered_is_survived),

@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "check.h"
+#include "consul/alive.h"
 #include "consul/kv.h"
 #include "consul/session.h"
 #include "consul/txn.h"
@@ -91,6 +92,23 @@ static void creates_a_session_with_every_option(void)
 	      "\"Behavior\":\"delete\",\"Node\":\"node-1\","
 	      "\"NodeChecks\":[\"serfHealth\",\"a \\\"b\\\"\"],"
 	      "\"ServiceChecks\":[{\"ID\":\"s1\"},{\"ID\":\"s2\"}]}");
+}
+
+static void asks_after_the_check_of_a_process(void)
+{
+	struct hf_session_opts opts = session_opts();
+
+	opts.alive = 10000;
+	hf_alive_register(empty(), &plain, "n-1", &opts);
+	SENDS("PUT", BASE "/v1/agent/service/register",
+	      "{\"Name\":\"holdfast\",\"ID\":\"n-1\",\"Check\":{\"Status\":\"passing\",\"CheckID\":"
+	      "\"n-1\","
+	      "\"Name\":\"the process of this session lives\",\"Notes\":\"n\","
+	      "\"DeregisterCriticalServiceAfter\":\"1m\",\"TTL\":\"10000ms\"}}");
+	hf_alive_pass(empty(), &plain, "n 1/2");
+	SENDS("PUT", BASE "/v1/agent/check/pass/n%201%2F2", NULL);
+	hf_alive_deregister(empty(), &elsewhere, "n");
+	SENDS("PUT", BASE "/consul/v1/agent/service/deregister/n?" ELSEWHERE, NULL);
 }
 
 static void sends_empty_lists_of_checks_but_not_absent_ones(void)
@@ -507,6 +525,26 @@ static void reply_bytes(long status, uint64_t index, const char *body, size_t le
 static void reply(long status, const char *body)
 {
 	reply_bytes(status, 0, body, strlen(body));
+}
+
+static void a_check_that_the_agent_does_not_know_is_absent(void)
+{
+	static const struct {
+		long status;
+		const char *body;
+		enum hf_verdict verdict;
+	} cases[] = {
+		{200, "", HF_V_OK},
+		{404, "Unknown check \"n\"", HF_V_ABSENT},
+		{500, "CheckID \"n\" does not have associated TTL", HF_V_ABSENT},
+		{500, "CheckID \"Unknown check\": no", HF_V_AGAIN},
+		{403, "Permission denied", HF_V_FINAL},
+	};
+
+	for (size_t i = 0; i < CHECK_COUNT(cases); i++) {
+		reply(cases[i].status, cases[i].body);
+		CHECK_INT(hf_alive_read(&http, &plain, &err), cases[i].verdict);
+	}
 }
 
 static void trouble(enum hf_err code)
@@ -1519,6 +1557,8 @@ static const struct check_test tests[] = {
 	TEST(creates_a_session_with_name_ttl_and_lock_delay),
 	TEST(sends_a_lock_delay_of_zero),
 	TEST(creates_a_session_with_every_option),
+	TEST(asks_after_the_check_of_a_process),
+	TEST(a_check_that_the_agent_does_not_know_is_absent),
 	TEST(sends_empty_lists_of_checks_but_not_absent_ones),
 	TEST(renews_a_session),
 	TEST(destroys_a_session),
