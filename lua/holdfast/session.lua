@@ -4,12 +4,41 @@
 -- whatever the Lua code is doing. It is not the shared session of `client:lock(key)`.
 -- @module holdfast.session
 
+local call = require("holdfast.call")
+local check = require("holdfast.check")
+local duration = require("holdfast.duration")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
 
 local finish = object.finish
 
 local Client, Session = {}, {}
+
+-- ---- what Consul says of one ---------------------------------------------------------------------------------------
+
+local function list(ids, name)
+  local copy = {}
+  for i, id in ipairs(ids or {}) do copy[i] = name and id[name] or id end
+  return copy
+end
+
+-- TTL is text as Go reads it, "" for none; LockDelay is in nanoseconds, decimal text where numbers cannot hold that.
+local function described(session)
+  return {
+    id = session.ID, name = session.Name ~= "" and session.Name or nil, node = session.Node,
+    ttl = session.TTL and session.TTL ~= "" and duration.parse(session.TTL) or nil,
+    lock_delay = tonumber(session.LockDelay) / 1e9, behavior = session.Behavior,
+    checks = list(session.NodeChecks or session.Checks), service_checks = list(session.ServiceChecks, "ID"),
+    create_index = session.CreateIndex, modify_index = session.ModifyIndex,
+  }
+end
+
+local function ask(client, path)
+  local sessions, index, meta = call.send(client, call.prepare({ path = path }, 2))
+  if not sessions then return nil, index, meta end
+  for i, session in ipairs(sessions) do sessions[i] = described(session) end
+  return sessions, index, meta
+end
 
 -- ---- client --------------------------------------------------------------------------------------------------------
 
@@ -22,10 +51,10 @@ local Client, Session = {}, {}
 -- service_checks={}, alive=false }`; what is left open is as in the client's `session`. Durations are seconds or text.
 -- `lock_delay = 0` is none. `checks` are ids of checks of the node: left out Consul takes `{ "serfHealth" }`, and an
 -- empty list is none. `service_checks` are ids of checks of its services. `alive = true`, or a duration, has it stand
--- on a check as well that the client's thread passes for as long as the process lives, whatever Lua is doing: an instance
--- of the service "holdfast" of the agent, with the session's TTL or that duration as the check's. So the session of a
--- process that has died ends after that, and not after twice its TTL; and so does the session of one that cannot reach
--- its agent for so long
+-- on a check as well that the client's thread passes for as long as the process lives, whatever Lua is doing: an
+-- instance of the service "holdfast" of the agent, with the session's TTL or that duration as the check's. So the
+-- session of a process that has died ends after that, and not after twice its TTL; and so does the session of one that
+-- cannot reach its agent for so long
 -- @treturn session|nil the session; nil, message, code: SESSION with Consul's words when it refuses (a TTL out of its
 -- range, a check that is unknown or critical to the end of the timeout), and DENIED, CONNECT, HTTP, TIMEOUT, INVALID,
 -- CLOSED, FORKED, NOMEM
@@ -39,6 +68,21 @@ function Client:session(opts)
   ok, message, code = finish(session, session:start_open())
   if not ok then return nil, message, code end
   return session
+end
+
+local read_node = check.arguments("", { "node", "text", optional = true })
+
+--- The sessions that Consul has, of whomever, as far as the token may read them.
+-- @function client:sessions
+-- @string[opt] node only those of this node
+-- @treturn table|nil a list of what session:info answers; then Consul's index and the facts of client:call. nil,
+-- message, code (INVALID, DENIED, CONNECT, HTTP, ...)
+function Client:sessions(node)
+  local given, message, code = read_node(2, node)
+  if not given then return nil, message, code end
+  node = given.node
+  if not node then return ask(self, "/v1/session/list") end
+  return ask(self, "/v1/session/node/" .. node:gsub("[^%w._~-]", function(c) return ("%%%02X"):format(c:byte()) end))
 end
 
 -- ---- session -------------------------------------------------------------------------------------------------------
@@ -55,6 +99,19 @@ end
 --- Seconds to the lease deadline, 0 when it is not alive.
 -- @function session:remaining
 -- @treturn number
+
+--- What Consul says of it.
+-- @function session:info
+-- @treturn table|nil `{ id, name, node, ttl, lock_delay, behavior, checks, service_checks, create_index,
+-- modify_index }`, durations in seconds, `ttl` nil when there is none; then Consul's index and the facts of
+-- client:call. nil, message, code: NOT_FOUND when it is not there, or may not be read; DENIED, CONNECT, HTTP, ...
+function Session:info()
+  local id = self:id()
+  local sessions, index, meta = ask(object.client(self), "/v1/session/info/" .. id)
+  if not sessions then return nil, index, meta end
+  if sessions[1] then return sessions[1], index, meta end
+  return nil, ("Consul shows no session %s: it has ended, or the token may not read it"):format(id), "NOT_FOUND"
+end
 
 --- Has Consul renew it now. It is renewed in time without that: this is for who wants to be sure of the lease.
 -- @function session:renew

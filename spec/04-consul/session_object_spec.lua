@@ -9,6 +9,14 @@ local function is_gone(id)
   return function() return not consul.session.info(id), id .. " is there" end
 end
 
+local function register(what, body)
+  assert.are.equal(200, (consul.request("PUT", ("/v1/agent/%s/register"):format(what), nil, body)))
+end
+
+local function deregister(what, id)
+  assert.are.equal(200, (consul.request("PUT", ("/v1/agent/%s/deregister/%s"):format(what, id))))
+end
+
 describe("a session object", function()
   local client, key
   before_each(function()
@@ -88,6 +96,86 @@ describe("a session object", function()
     assert.is_true(session:alive())
     assert.are.equal(session:id(), consul.session.info(session:id()).ID)
     proxy:clear()
+  end)
+
+  it("is described by Consul (behaviour 25)", function()
+    local session = assert(client:session({ name = key, ttl = "90s", lock_delay = "15s" }))
+    local info, index, meta = session:info()
+    assert.is_true(index > 0)
+    assert.is_true(meta.known_leader)
+    local raw = consul.session.info(session:id())
+    assert.are.same({ id = session:id(), name = key, node = raw.Node, ttl = 90, lock_delay = 15, behavior = "release",
+      checks = { "serfHealth" }, service_checks = {}, create_index = raw.CreateIndex, modify_index = raw.ModifyIndex },
+      info)
+    assert(session:destroy())
+    assert.are.equal("NOT_FOUND", code_of(session:info()))
+    client:close()
+    assert.are.equal("CLOSED", code_of(session:info()))
+  end)
+
+  it("has no checks when it is given an empty list (behaviour 26)", function()
+    local session = assert(client:session({ checks = {}, lock_delay = "15s" }))
+    local info = assert(session:info())
+    assert.are.same({ {}, {}, 15, "release" }, { info.checks, info.service_checks, info.lock_delay, info.behavior })
+  end)
+
+  it("is listed under its node, and with all others (behaviours 27 and 28)", function()
+    local session = assert(client:session())
+    local info = assert(session:info())
+    local function has_it(sessions, index)
+      assert.is_true(index > 0)
+      for _, one in ipairs(sessions) do
+        if one.id == info.id then
+          assert.are.same(info, one)
+          return true
+        end
+      end
+      return false
+    end
+    assert.is_true(has_it(client:sessions()))
+    assert.is_true(has_it(client:sessions(info.node)))
+    assert.are.same({}, (client:sessions("no such/node")))
+    assert.are.equal("INVALID", code_of(client:sessions("a\nb")))
+  end)
+
+  it("stands on the checks of its node that it is given, and no others (behaviour 29)", function()
+    client = helper.client({ timeout = 1 })
+    local session, message, code = client:session({ checks = { "no-such-check" } })
+    assert.are.same({ nil, "SESSION" }, { session, code })
+    assert.matches("no-such-check", message, 1, true)
+    register("check", '{"ID":"hf-node","Name":"hf-node","TTL":"60s","Status":"passing"}')
+    client = helper.client()
+    session = assert(client:session({ checks = { "hf-node" } })) -- once it has reached the catalog
+    assert.are.same({ "hf-node" }, session:info().checks)
+    deregister("check", "hf-node")
+    helper.eventually(function() return not session:alive() end)
+    assert.are.same({ false, "session" }, { session:alive() })
+  end)
+
+  it("stands on the checks of services that it is given (behaviour 30)", function()
+    register("service", '{"ID":"hf-service","Name":"hf-service",'
+      .. '"Check":{"CheckID":"hf-service","TTL":"60s","Status":"passing"}}')
+    local session = assert(client:session({ service_checks = { "hf-service" } }))
+    assert.are.same({ "hf-service" }, session:info().service_checks)
+    assert.are.same({ "serfHealth" }, session:info().checks)
+    assert.are.equal(200, (consul.request("PUT", "/v1/agent/check/fail/hf-service")))
+    helper.eventually(function() return not session:alive() end)
+    deregister("service", "hf-service")
+  end)
+
+  it("is not made on a critical check before that passes", function()
+    register("check", '{"ID":"hf-critical","Name":"hf-critical","TTL":"60s","Status":"critical"}')
+    local op
+    local proxy = helper.proxy()
+    client = helper.client({ address = proxy:address(), session = { checks = { "hf-critical" } } })
+    local lock = assert(client:lock(key))
+    op = assert(lock:start_lock())
+    assert(proxy:wait_for("^PUT /v1/session/create", 3, helper.seconds(5)))
+    assert.is_nil(op:wait(0))
+    assert.are.equal(200, (consul.request("PUT", "/v1/agent/check/pass/hf-critical")))
+    assert(op:wait(helper.seconds(10)))
+    assert(op:result())
+    deregister("check", "hf-critical")
   end)
 
   it("has what the client's session has, but for what it is given", function()
