@@ -397,4 +397,47 @@ int hf_lock_fd(struct hf_lock *lock, struct hf_error *err);
 /* Waits until it is not held, like hf_op_wait. */
 bool hf_lock_wait(struct hf_lock *lock, int64_t timeout, struct hf_error *err);
 
+/* ---- a command, for programs that run one under a lock -------------------------------------- */
+
+/* "TERM" and so on. 0, NULL: unknown. */
+int hf_signal_number(const char *name);
+const char *hf_signal_name(int number);
+/* Takes these signals and SIGCHLD away from the calling thread, whose only one it should be that
+ * lets any in: from now on they are read from the descriptor that it answers, which is the
+ * caller's to close. -1: see *err. */
+int hf_signals_take(const int *numbers, size_t count, struct hf_error *err);
+/* The next of them; 0 when there is none now. */
+int hf_signals_next(int fd);
+
+/* Whether standard input is a terminal, and this process in its foreground. */
+bool hf_terminal_ours(void);
+/* Puts a process group into the foreground of that terminal; 0: the caller's own. */
+void hf_terminal_give(int group);
+
+struct hf_command {
+	struct hf_list argv; /* at least one, and NULL after the last; found by PATH */
+	struct hf_list env; /* "NAME=value" over what the process has; "NAME" takes away */
+	bool pass_stdin; /* else it reads from /dev/null */
+	bool terminal; /* its group goes into the foreground */
+};
+
+/* Starts a command in a process group of its own, with no signal blocked. The kernel kills it
+ * when the calling thread ends. Waits until it runs: NOT_FOUND when there is no such command,
+ * DENIED when it cannot be executed. To be called by the first thread of the process, which takes
+ * over what children leave behind (PR_SET_CHILD_SUBREAPER). */
+enum hf_err hf_child_start(const struct hf_command *command, int *pid, struct hf_error *err);
+
+enum hf_end {
+	HF_END_NONE, /* nothing new */
+	HF_END_EXITED, /* by itself: *number is its status */
+	HF_END_KILLED, /* by the signal *number */
+	HF_END_STOPPED, /* by the signal *number, for now */
+	HF_END_ALL, /* it has ended, and nobody is left in its group */
+};
+
+/* Answers what has become of it since the last call. A SIGCHLD says when to look. */
+enum hf_end hf_child_look(int pid, int *number);
+/* Sends a signal to its group, which must not be known to be empty. */
+bool hf_child_signal(int pid, int number);
+
 #endif

@@ -45,8 +45,9 @@ int64_t hf_bind_timeout(lua_State *L, int index);
 void hf_bind_push_index(lua_State *L, uint64_t value);
 
 /* Each makes the metatable of its class; hf_bind_client leaves the functions client and counters,
- * hf_bind_set the function set, hf_bind_json what there is for JSON in the table on top of the
- * stack. */
+ * hf_bind_set the function set, hf_bind_json what there is for JSON, hf_bind_child the table process
+ * in the table on top of the stack. */
+void hf_bind_child(lua_State *L);
 void hf_bind_client(lua_State *L);
 void hf_bind_json(lua_State *L);
 void hf_bind_lock(lua_State *L);
