@@ -96,6 +96,8 @@ install: $(O)/$(firstword $(ABIS))/holdfast/core.so ## into PREFIX for Lua 5.4 (
 		install -v -D -m 644 lua/$$file \
 			$(DESTDIR)$(PREFIX)/share/lua/$(firstword $(ABIS))/$$file || exit 1; \
 	done
+	install -D -m 755 bin/holdfast $(DESTDIR)$(PREFIX)/bin/holdfast
+	sed -i '1s/lua5\.4/lua$(firstword $(ABIS))/' $(DESTDIR)$(PREFIX)/bin/holdfast
 
 clean: ## removes what was built (a Consul stays)
 	@[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name 'consul*' -exec rm -rf {} +

@@ -7,7 +7,7 @@ description = {
   license = "MIT",
 }
 supported_platforms = { "linux" }
-dependencies = { "lua >= 5.1, < 5.5" }
+dependencies = { "lua >= 5.1, < 5.5", "argparse >= 0.7" }
 -- Libraries only: LuaRocks 3.8 does not find headers in Debian's multiarch directories.
 external_dependencies = {
   CURL = { library = "curl" },
@@ -16,10 +16,17 @@ external_dependencies = {
 }
 build = {
   type = "builtin",
+  install = { bin = { "bin/holdfast" } },
   modules = {
     ["holdfast"] = "lua/holdfast/init.lua",
     ["holdfast.call"] = "lua/holdfast/call.lua",
     ["holdfast.check"] = "lua/holdfast/check.lua",
+    ["holdfast.cli"] = "lua/holdfast/cli/init.lua",
+    ["holdfast.cli.child"] = "lua/holdfast/cli/child.lua",
+    ["holdfast.cli.exits"] = "lua/holdfast/cli/exits.lua",
+    ["holdfast.cli.lock"] = "lua/holdfast/cli/lock.lua",
+    ["holdfast.cli.parser"] = "lua/holdfast/cli/parser.lua",
+    ["holdfast.cli.signals"] = "lua/holdfast/cli/signals.lua",
     ["holdfast.duration"] = "lua/holdfast/duration.lua",
     ["holdfast.emitter"] = "lua/holdfast/emitter.lua",
     ["holdfast.emitter.hold"] = "lua/holdfast/emitter/hold.lua",

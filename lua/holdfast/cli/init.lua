@@ -1,0 +1,26 @@
+--- The command line: `holdfast COMMAND …`. Private, but for bin/holdfast.
+-- @module holdfast.cli
+
+local exits = require("holdfast.cli.exits")
+local parser = require("holdfast.cli.parser")
+
+local COMMANDS = { lock = require("holdfast.cli.lock") }
+
+local M = {}
+
+local function run(args)
+  local options, problem = parser.read(args)
+  if not options then return exits.fail(exits.USAGE, "%s (holdfast --help says what there is)", problem) end
+  return COMMANDS[options.command].run(options)
+end
+
+--- Does what the command line says.
+-- @tparam table args the words after the program's name
+-- @treturn number the exit status
+function M.main(args)
+  local ok, status = xpcall(function() return run(args) end, debug.traceback)
+  if ok then return status end
+  return exits.fail(exits.INTERNAL, "%s", status)
+end
+
+return M

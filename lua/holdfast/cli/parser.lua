@@ -1,0 +1,147 @@
+--- What the command line may be: argparse's parser, from which --help, the manual and the completions come. Private.
+-- @module holdfast.cli.parser
+
+local argparse = require("argparse")
+local duration = require("holdfast.duration")
+local exits = require("holdfast.cli.exits")
+
+local unpack = table.unpack or unpack -- luacheck: ignore
+
+local M = {}
+
+-- ---- values --------------------------------------------------------------------------------------------------------
+
+local function seconds(text)
+  return duration.parse(tonumber(text) or text)
+end
+
+local function positive(text)
+  local value, message = seconds(text)
+  if value == 0 then return nil, "it must be more than 0" end
+  return value, message
+end
+
+-- ---- options -------------------------------------------------------------------------------------------------------
+
+--- How to reach Consul: { option, field of holdfast.new's options, what its value is called, text }. A dot leads into
+-- a table.
+M.CONSUL = {
+  { "--address", "address", "ADDRESS", "Consul's agent: host:port, http://, https:// or unix:///path." },
+  { "--token", "token", "TOKEN", "ACL token. Who lists processes sees it here: better a file, or the environment." },
+  { "--token-file", "token_file", "FILE", "File with the ACL token." },
+  { "--auth", "auth", "USER:PASSWORD", "Basic authentication, for a proxy before Consul." },
+  { "--datacenter", "datacenter", "NAME", "Another datacenter than the agent's." },
+  { "--namespace", "namespace", "NAME", "Namespace (Consul Enterprise)." },
+  { "--partition", "partition", "NAME", "Admin partition (Consul Enterprise)." },
+  { "--ca-file", "tls.ca_file", "FILE", "CA certificates for https://." },
+  { "--ca-path", "tls.ca_path", "DIRECTORY", "Directory of CA certificates." },
+  { "--cert-file", "tls.cert_file", "FILE", "Client certificate." },
+  { "--key-file", "tls.key_file", "FILE", "Key of the client certificate." },
+  { "--server-name", "tls.server_name", "NAME", "The name that the server's certificate must have." },
+  { "--http-timeout", "timeout", "TIME", "Of one request to Consul (default: 10s).", positive },
+}
+
+local function add_consul(command)
+  local options = {}
+  for i, row in ipairs(M.CONSUL) do
+    options[i] = command:option(row[1], row[4]):argname(row[3]):target("consul_" .. row[2])
+    if row[5] then options[i]:convert(row[5]) end
+  end
+  options[#options + 1] = command:flag("--no-verify", "Take any server certificate."):target("no_verify")
+  command:group("How to reach Consul (the CONSUL_* variables are the defaults)", unpack(options))
+end
+
+local function add_lock(parser)
+  local command = parser:command("lock", "Run a command while holding a lock.")
+  command:argument("key", "The lock is Consul's key KEY/.lock, as with consul lock. Options go before it.")
+    :argname("KEY")
+  command:argument("argv", "The command and its arguments."):argname("COMMAND"):args("+")
+  command:group("Options",
+    command:option("-t --timeout", "Give up after this time; 0 tries once. Else wait as long as it takes.")
+      :argname("TIME"):convert(seconds),
+    command:option("--name", "Name of the session, which whoever looks into Consul finds."):argname("NAME"),
+    command:option("--ttl", "TTL of the session."):argname("TIME"):convert(positive):default("10s"),
+    command:option("--lock-delay", "Nobody gets the lock so long after its holder has died (default: 25s, or the TTL).")
+      :argname("TIME"):convert(seconds),
+    command:flag("-i --pass-stdin", "The command reads standard input; else it reads nothing."),
+    command:flag("-s --shell", "Hand the command to $SHELL, or /bin/sh, its words joined by spaces."),
+    command:option("--signal", "What the command's processes are sent when the lock is lost."):argname("NAME")
+      :choices({ "TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL" }):default("TERM"),
+    command:option("--grace", "How long after that they are killed."):argname("TIME"):convert(seconds):default("5s"),
+    command:flag("-v --verbose", "Say on standard error what goes on."))
+  add_consul(command)
+end
+
+local function exit_statuses()
+  local lines = { "Exit statuses:" }
+  for _, meaning in ipairs(exits.meanings) do lines[#lines + 1] = ("  %3d  %s"):format(meaning[1], meaning[2]) end
+  lines[#lines + 1] = "  lock: the command's own status; 128 + n when signal n ended it, or the wait for the lock"
+  return table.concat(lines, "\n")
+end
+
+--- Makes the parser.
+function M.new()
+  local parser = argparse("holdfast", "Distributed locks on Consul."):command_target("command"):help_max_width(100)
+  add_lock(parser)
+  parser:epilog(exit_statuses())
+  for _, command in ipairs(parser._commands) do command:epilog(exit_statuses()) end
+  return parser
+end
+
+-- ---- reading -------------------------------------------------------------------------------------------------------
+
+-- Which options of a command take a value.
+local function takes_value(command)
+  local takes = {}
+  for _, option in ipairs(command._options) do
+    for _, alias in ipairs(option._aliases) do takes[alias] = option._maxargs > 0 end
+  end
+  return takes
+end
+
+-- Whether the word after this option is its value.
+local function wants_next(takes, word)
+  if word:match("^%-%-") then return takes[word] end
+  for i = 2, #word do
+    if takes["-" .. word:sub(i, i)] then return i == #word end
+  end
+end
+
+-- Options of `lock` end at KEY: what comes after the command's name is the command's, whatever it looks like.
+local function end_options(command, args)
+  local takes, i = takes_value(command), 2
+  while args[i] and args[i] ~= "--" and args[i]:match("^%-.") do
+    i = i + (wants_next(takes, args[i]) and 2 or 1)
+  end
+  local words = {}
+  for at, word in ipairs(args) do
+    words[#words + 1] = word
+    if at == i and word ~= "--" and args[i + 1] ~= "--" then words[#words + 1] = "--" end
+  end
+  return words
+end
+
+--- Reads the words of a command line. --help is answered by argparse, which ends the process.
+-- @treturn table|nil options by target; nil, what is wrong
+function M.read(args)
+  local parser = M.new()
+  for _, command in ipairs(parser._commands) do
+    if command._name == "lock" and args[1] == "lock" then args = end_options(command, args) end
+  end
+  local ok, result = parser:pparse(args)
+  if not ok then return nil, result end
+  return result
+end
+
+--- The options of holdfast.new that a command line holds.
+function M.client(options)
+  local given = { tls = {} }
+  for _, row in ipairs(M.CONSUL) do
+    local field, value = row[2], options["consul_" .. row[2]]
+    if field:match("^tls%.") then given.tls[field:sub(5)] = value else given[field] = value end
+  end
+  if options.no_verify then given.tls.verify = false end
+  return given
+end
+
+return M
