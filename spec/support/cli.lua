@@ -23,15 +23,17 @@ function M.run(words, env)
   return helper.run_lua(code(words), env)
 end
 
-local function quote(word)
+--- A word for a shell.
+function M.quote(word)
   return "'" .. word:gsub("'", "'\\''") .. "'"
 end
 
 --- A command line for a shell that runs it.
 function M.line(words)
-  local quoted = { quote(os.getenv("HF_LUA")), "bin/holdfast" }
-  for _, word in ipairs(words) do quoted[#quoted + 1] = quote(word) end
-  return ("LUA_PATH=%s LUA_CPATH=%s %s"):format(quote(package.path), quote(package.cpath), table.concat(quoted, " "))
+  local line = { "LUA_PATH=" .. M.quote(package.path), "LUA_CPATH=" .. M.quote(package.cpath),
+    M.quote(os.getenv("HF_LUA")), "bin/holdfast" }
+  for _, word in ipairs(words) do line[#line + 1] = M.quote(word) end
+  return table.concat(line, " ")
 end
 
 return M
