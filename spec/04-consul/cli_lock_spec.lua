@@ -268,7 +268,7 @@ describe("holdfast lock", function()
 
   it("takes turns with consul lock", function()
     local function consul_lock(words)
-      return assert(io.popen(("exec %s lock %s 2>&1"):format(os.getenv("CONSUL"), words:format(key))))
+      return assert(io.popen(("exec %s lock %s 2>&1"):format(os.getenv("HF_CONSUL"), words:format(key))))
     end
     local first = consul_lock("%s 'echo $$; exec sleep 1000'")
     local pid = tonumber(first:read("*l"))

@@ -2,9 +2,10 @@
 -- @module holdfast.cli
 
 local exits = require("holdfast.cli.exits")
+local list = require("holdfast.cli.list")
 local parser = require("holdfast.cli.parser")
 
-local COMMANDS = { lock = require("holdfast.cli.lock") }
+local COMMANDS = { lock = require("holdfast.cli.lock"), locks = list.locks, sessions = list.sessions }
 
 local M = {}
 

@@ -2,10 +2,9 @@
 -- @module holdfast.cli.lock
 
 local child = require("holdfast.cli.child")
+local connect = require("holdfast.cli.connect")
 local core = require("holdfast.core")
 local exits = require("holdfast.cli.exits")
-local holdfast = require("holdfast")
-local parser = require("holdfast.cli.parser")
 local signals = require("holdfast.cli.signals")
 
 local DESTROY_TIMEOUT = 5 -- seconds
@@ -14,7 +13,7 @@ local DESTROY_TIMEOUT = 5 -- seconds
 
 -- consul lock's: path.Join of the prefix and ".lock", without a slash at the beginning.
 local function key_of(options)
-  return options.key:gsub("^/", ""):gsub("/*$", "") .. "/.lock"
+  return options.key:match("^/?(.-)/*$") .. "/.lock"
 end
 
 local function session_of(options, key)
@@ -82,13 +81,13 @@ end
 local function prepare(options)
   local run = { argv = options.shell and shell(options.argv) or options.argv, pass_stdin = options.pass_stdin,
     grace = options.grace, signal = options.signal, say = options.verbose and exits.say or function() end }
-  local message, code
+  local key = key_of(options)
+  local status, message, code
   run.signals, message, code = signals.take()
   if not run.signals then return nil, exits.fail(exits.of(code), "%s", message) end
-  local given, key = parser.client(options), key_of(options)
-  given.session, given.scheduler = session_of(options, key), run.signals.scheduler
-  run.client, message, code = holdfast.new(given)
-  if not run.client then return nil, exits.fail(exits.of(code), "%s", message) end
+  run.client, status = connect.open(options,
+    { session = session_of(options, key), scheduler = run.signals.scheduler })
+  if not run.client then return nil, status end
   run.lock, message, code = run.client:lock({ key = key, monitor = "key" })
   if not run.lock then return nil, exits.fail(exits.of(code), "%s", message) end
   return run

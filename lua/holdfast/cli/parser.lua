@@ -2,6 +2,7 @@
 -- @module holdfast.cli.parser
 
 local argparse = require("argparse")
+local connect = require("holdfast.cli.connect")
 local duration = require("holdfast.duration")
 local exits = require("holdfast.cli.exits")
 
@@ -23,32 +24,19 @@ end
 
 -- ---- options -------------------------------------------------------------------------------------------------------
 
---- How to reach Consul: { option, field of holdfast.new's options, what its value is called, text }. A dot leads into
--- a table.
-M.CONSUL = {
-  { "--address", "address", "ADDRESS", "Consul's agent: host:port, http://, https:// or unix:///path." },
-  { "--token", "token", "TOKEN", "ACL token. Who lists processes sees it here: better a file, or the environment." },
-  { "--token-file", "token_file", "FILE", "File with the ACL token." },
-  { "--auth", "auth", "USER:PASSWORD", "Basic authentication, for a proxy before Consul." },
-  { "--datacenter", "datacenter", "NAME", "Another datacenter than the agent's." },
-  { "--namespace", "namespace", "NAME", "Namespace (Consul Enterprise)." },
-  { "--partition", "partition", "NAME", "Admin partition (Consul Enterprise)." },
-  { "--ca-file", "tls.ca_file", "FILE", "CA certificates for https://." },
-  { "--ca-path", "tls.ca_path", "DIRECTORY", "Directory of CA certificates." },
-  { "--cert-file", "tls.cert_file", "FILE", "Client certificate." },
-  { "--key-file", "tls.key_file", "FILE", "Key of the client certificate." },
-  { "--server-name", "tls.server_name", "NAME", "The name that the server's certificate must have." },
-  { "--http-timeout", "timeout", "TIME", "Of one request to Consul (default: 10s).", positive },
-}
-
-local function add_consul(command)
+local function add_connect(command)
   local options = {}
-  for i, row in ipairs(M.CONSUL) do
-    options[i] = command:option(row[1], row[4]):argname(row[3]):target("consul_" .. row[2])
-    if row[5] then options[i]:convert(row[5]) end
+  for i, row in ipairs(connect.OPTIONS) do
+    options[i] = command:option(row[1], row[4]):argname(row[3]):target(connect.target(row))
   end
-  options[#options + 1] = command:flag("--no-verify", "Take any server certificate."):target("no_verify")
+  options[#options + 1] = command:option("--http-timeout", "Of one request to Consul (default: 10s)."):argname("TIME")
+    :convert(positive)
+  options[#options + 1] = command:flag("--no-verify", "Take any server certificate.")
   command:group("How to reach Consul (the CONSUL_* variables are the defaults)", unpack(options))
+end
+
+local function add_json(command)
+  return command:flag("-j --json", "Print JSON.")
 end
 
 local function add_lock(parser)
@@ -69,7 +57,20 @@ local function add_lock(parser)
       :choices({ "TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "KILL" }):default("TERM"),
     command:option("--grace", "How long after that they are killed."):argname("TIME"):convert(seconds):default("5s"),
     command:flag("-v --verbose", "Say on standard error what goes on."))
-  add_consul(command)
+  add_connect(command)
+end
+
+local function add_locks(parser)
+  local command = parser:command("locks", "List who holds what, and who waits for places in semaphores.")
+  command:argument("prefix", "Only keys that begin with this."):argname("PREFIX"):args("?")
+  command:group("Options", add_json(command))
+  add_connect(command)
+end
+
+local function add_sessions(parser)
+  local command = parser:command("sessions", "List the sessions.")
+  command:group("Options", command:option("--node", "Only those of this node."):argname("NAME"), add_json(command))
+  add_connect(command)
 end
 
 local function exit_statuses()
@@ -83,6 +84,8 @@ end
 function M.new()
   local parser = argparse("holdfast", "Distributed locks on Consul."):command_target("command"):help_max_width(100)
   add_lock(parser)
+  add_locks(parser)
+  add_sessions(parser)
   parser:epilog(exit_statuses())
   for _, command in ipairs(parser._commands) do command:epilog(exit_statuses()) end
   return parser
@@ -131,17 +134,6 @@ function M.read(args)
   local ok, result = parser:pparse(args)
   if not ok then return nil, result end
   return result
-end
-
---- The options of holdfast.new that a command line holds.
-function M.client(options)
-  local given = { tls = {} }
-  for _, row in ipairs(M.CONSUL) do
-    local field, value = row[2], options["consul_" .. row[2]]
-    if field:match("^tls%.") then given.tls[field:sub(5)] = value else given[field] = value end
-  end
-  if options.no_verify then given.tls.verify = false end
-  return given
 end
 
 return M
