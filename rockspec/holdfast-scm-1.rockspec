@@ -24,6 +24,7 @@ build = {
     ["holdfast.cli"] = "lua/holdfast/cli/init.lua",
     ["holdfast.cli.child"] = "lua/holdfast/cli/child.lua",
     ["holdfast.cli.connect"] = "lua/holdfast/cli/connect.lua",
+    ["holdfast.cli.doctor"] = "lua/holdfast/cli/doctor.lua",
     ["holdfast.cli.exits"] = "lua/holdfast/cli/exits.lua",
     ["holdfast.cli.list"] = "lua/holdfast/cli/list.lua",
     ["holdfast.cli.lock"] = "lua/holdfast/cli/lock.lua",

@@ -5,7 +5,10 @@ local exits = require("holdfast.cli.exits")
 local list = require("holdfast.cli.list")
 local parser = require("holdfast.cli.parser")
 
-local COMMANDS = { lock = require("holdfast.cli.lock"), locks = list.locks, sessions = list.sessions }
+local COMMANDS = {
+  doctor = require("holdfast.cli.doctor"), lock = require("holdfast.cli.lock"), locks = list.locks,
+  sessions = list.sessions,
+}
 
 local M = {}
 

@@ -39,6 +39,15 @@ local function add_json(command)
   return command:flag("-j --json", "Print JSON.")
 end
 
+local function add_ttl(command)
+  return command:option("--ttl", "TTL of the session."):argname("TIME"):convert(positive):default("10s")
+end
+
+local function add_lock_delay(command)
+  return command:option("--lock-delay", "Nobody gets a lock so long after its holder's end (default: 25s, or the TTL).")
+    :argname("TIME"):convert(seconds)
+end
+
 local function add_lock(parser)
   local command = parser:command("lock", "Run a command while holding a lock.")
   command:argument("key", "The lock is Consul's key KEY/.lock, as with consul lock. Options go before it.")
@@ -48,9 +57,7 @@ local function add_lock(parser)
     command:option("-t --timeout", "Give up after this time; 0 tries once. Else wait as long as it takes.")
       :argname("TIME"):convert(seconds),
     command:option("--name", "Name of the session, which whoever looks into Consul finds."):argname("NAME"),
-    command:option("--ttl", "TTL of the session."):argname("TIME"):convert(positive):default("10s"),
-    command:option("--lock-delay", "Nobody gets the lock so long after its holder has died (default: 25s, or the TTL).")
-      :argname("TIME"):convert(seconds),
+    add_ttl(command), add_lock_delay(command),
     command:flag("-i --pass-stdin", "The command reads standard input; else it reads nothing."),
     command:flag("-s --shell", "Hand the command to $SHELL, or /bin/sh, its words joined by spaces."),
     command:option("--signal", "What the command's processes are sent when the lock is lost."):argname("NAME")
@@ -73,6 +80,15 @@ local function add_sessions(parser)
   add_connect(command)
 end
 
+local function add_doctor(parser)
+  local command = parser:command("doctor", "Try what locks need, and say what does not work and what to do about it.")
+  command:group("Options",
+    command:option("--prefix", "Where the lock is that it makes, takes and removes."):argname("PREFIX")
+      :default("holdfast-doctor/"),
+    add_ttl(command), add_lock_delay(command), add_json(command))
+  add_connect(command)
+end
+
 local function exit_statuses()
   local lines = { "Exit statuses:" }
   for _, meaning in ipairs(exits.meanings) do lines[#lines + 1] = ("  %3d  %s"):format(meaning[1], meaning[2]) end
@@ -86,6 +102,7 @@ function M.new()
   add_lock(parser)
   add_locks(parser)
   add_sessions(parser)
+  add_doctor(parser)
   parser:epilog(exit_statuses())
   for _, command in ipairs(parser._commands) do command:epilog(exit_statuses()) end
   return parser
