@@ -122,6 +122,11 @@ function Client:abandon()
   return close(self, false)
 end
 
+--- Counters since the client was made; locks_held, sessions and connections are those of now.
+-- @function client:stats
+-- @treturn table `{ requests=, renewals=, renew_failures=, acquired=, released=, locks_held=, sessions=, connections=,
+-- losses = { REASON = count } }`
+
 --- The scheduler adapter that this client waits with.
 -- @function client:scheduler
 -- @treturn table `{ wait=, sleep=, spawn=, now= }`

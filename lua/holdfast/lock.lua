@@ -103,12 +103,62 @@ function Lock:wait_lost(timeout)
   return nil, ("lock %q has not been held"):format(self:key()), "NOT_HELD"
 end
 
--- The event-loop protocol: readable once lost or released. cqueues reads pollfd, events and timeout; LuaSocket's select
--- and Copas read getfd and dirty.
+-- ---- what the core answers at once ---------------------------------------------------------------------------------
 
+--- Whether it is held at this moment. The lease deadline is looked at by the call; no network.
+-- @function lock:held
+-- @treturn boolean true; false and the reason why the last hold ended, if there was one
+
+--- Whether the last hold was lost; latched until the next lock:lock.
+-- @function lock:lost
+-- @treturn boolean false, also after a plain unlock; true and the reason
+
+--- The fencing token of this hold: the raft index at which it began, which rises from holder to holder.
+-- @function lock:token
+-- @treturn integer|nil nil when it is not held
+
+--- Seconds to the lease deadline, 0 when it is not held.
+-- @function lock:remaining
+-- @treturn number
+
+--- The id of the session that it is held with, or that it was given.
+-- @function lock:session
+-- @treturn string|nil nil when there is none
+
+--- Its key.
+-- @function lock:key
+-- @treturn string
+
+--- Ends a lock:lock that another coroutine, or a scheduler's wait, is in: that answers CANCELED.
+-- @function lock:cancel
+
+--- A descriptor that is readable while it is not held. The lock closes it.
+-- @function lock:pollfd
+-- @treturn integer|nil the descriptor; nil, message, code
+
+-- ---- the event-loop protocol ---------------------------------------------------------------------------------------
+
+-- Readable once lost or released. cqueues reads pollfd, events and timeout; LuaSocket's select and Copas read getfd and
+-- dirty.
+
+--- What is to be waited for, for cqueues.
+-- @function lock:events
+-- @treturn string "r"
 function Lock.events() return "r" end
+
+--- How long at most, for cqueues.
+-- @function lock:timeout
+-- @return nil: as long as it takes
 function Lock.timeout() return nil end
+
+--- Whether something is buffered, for LuaSocket's select.
+-- @function lock:dirty
+-- @treturn boolean false
 function Lock.dirty() return false end
+
+--- The descriptor, for LuaSocket's select.
+-- @function lock:getfd
+-- @return as lock:pollfd
 function Lock:getfd() return self:pollfd() end
 
 -- ---- making them ---------------------------------------------------------------------------------------------------
