@@ -83,6 +83,13 @@ layers: deps ## who may include, require and call what
 	@$(MAKE) ABIS=5.4 all
 	@.ci/layers
 
+doccov: deps ## whether README, docs, LDoc and manual tell of every method, option, code and command
+	@$(MAKE) ABIS=5.4 all
+	@.ci/doccov
+
+manual: deps ## writes docs/holdfast.1 and the completions anew, from the parser of the command line
+	@.ci/manual
+
 model: deps ## proves the lock protocol with spin, and that the proof can fail
 	@bash model/run
 
@@ -97,6 +104,10 @@ install: $(O)/$(firstword $(ABIS))/holdfast/core.so ## into PREFIX for Lua 5.4 (
 			$(DESTDIR)$(PREFIX)/share/lua/$(firstword $(ABIS))/$$file || exit 1; \
 	done
 	install -D -m 755 bin/holdfast $(DESTDIR)$(PREFIX)/bin/holdfast
+	install -D -m 644 docs/holdfast.1 $(DESTDIR)$(PREFIX)/share/man/man1/holdfast.1
+	install -D -m 644 contrib/completion/holdfast.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/holdfast
+	install -D -m 644 contrib/completion/_holdfast $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_holdfast
 	sed -i '1s/lua5\.4/lua$(firstword $(ABIS))/' $(DESTDIR)$(PREFIX)/bin/holdfast
 
 clean: ## removes what was built (a Consul stays)
@@ -111,7 +122,7 @@ consul-newer: ## builds Consul 1.14 with Go, for CONSUL=build/consul-newer/consu
 deps: ## installs missing Debian packages, or says which
 	@.ci/deps test
 
-.PHONY: help all demo test asan tsan valgrind lint layers model bench install clean consul consul-newer deps ctests FORCE
+.PHONY: help all demo test asan tsan valgrind lint layers doccov manual model bench install clean consul consul-newer deps ctests FORCE
 
 LUA_ENV = LUA_PATH="./lua/?.lua;./lua/?/init.lua;;" LUA_CPATH="./build/5.4/?.so;;"
 with_consul = consul=$$(.ci/consul) && CONSUL=$$consul spec/support/with_consul $(1)

@@ -24,6 +24,9 @@ M.meanings = {
   { M.NOT_FOUND, "lock: there is no such command" },
 }
 
+--- What else `holdfast lock` ends with.
+M.LOCK_STATUS = "lock: the command's own status; 128 + n when signal n ended it, or the wait for the lock."
+
 local BY_CODE = {
   TIMEOUT = M.NOT_ACQUIRED, CONFLICT = M.CONFLICT, LIMIT_CONFLICT = M.CONFLICT, DENIED = M.DENIED, LOST = M.LOST,
   INVALID = M.CONFIG, TOO_LARGE = M.CONFIG, NOMEM = M.SYSTEM, CONNECT = M.UNREACHABLE, TLS = M.UNREACHABLE,

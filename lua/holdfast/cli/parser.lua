@@ -2,7 +2,6 @@
 -- @module holdfast.cli.parser
 
 local argparse = require("argparse")
-local connect = require("holdfast.cli.connect")
 local duration = require("holdfast.duration")
 local exits = require("holdfast.cli.exits")
 
@@ -24,10 +23,32 @@ end
 
 -- ---- options -------------------------------------------------------------------------------------------------------
 
+--- How to reach Consul: { option, field of holdfast.new's options, what its value is called, text }. A dot leads into
+-- a table.
+M.CONNECT = {
+  { "--address", "address", "ADDRESS", "Consul's agent: host:port, http://, https:// or unix:///path." },
+  { "--token", "token", "TOKEN", "ACL token. Who lists processes sees it here: better a file, or the environment." },
+  { "--token-file", "token_file", "FILE", "File with the ACL token." },
+  { "--auth", "auth", "USER:PASSWORD", "Basic authentication, for a proxy before Consul." },
+  { "--datacenter", "datacenter", "NAME", "Another datacenter than the agent's." },
+  { "--namespace", "namespace", "NAME", "Namespace (Consul Enterprise)." },
+  { "--partition", "partition", "NAME", "Admin partition (Consul Enterprise)." },
+  { "--ca-file", "tls.ca_file", "FILE", "CA certificates for https://." },
+  { "--ca-path", "tls.ca_path", "DIRECTORY", "Directory of CA certificates." },
+  { "--cert-file", "tls.cert_file", "FILE", "Client certificate." },
+  { "--key-file", "tls.key_file", "FILE", "Key of the client certificate." },
+  { "--server-name", "tls.server_name", "NAME", "The name that the server's certificate must have." },
+}
+
+--- What an option is kept under by the parser.
+function M.target(row)
+  return "consul_" .. row[2]
+end
+
 local function add_connect(command)
   local options = {}
-  for i, row in ipairs(connect.OPTIONS) do
-    options[i] = command:option(row[1], row[4]):argname(row[3]):target(connect.target(row))
+  for i, row in ipairs(M.CONNECT) do
+    options[i] = command:option(row[1], row[4]):argname(row[3]):target(M.target(row))
   end
   options[#options + 1] = command:option("--http-timeout", "Of one request to Consul (default: 10s)."):argname("TIME")
     :convert(positive)
@@ -92,7 +113,7 @@ end
 local function exit_statuses()
   local lines = { "Exit statuses:" }
   for _, meaning in ipairs(exits.meanings) do lines[#lines + 1] = ("  %3d  %s"):format(meaning[1], meaning[2]) end
-  lines[#lines + 1] = "  lock: the command's own status; 128 + n when signal n ended it, or the wait for the lock"
+  lines[#lines + 1] = "  " .. exits.LOCK_STATUS
   return table.concat(lines, "\n")
 end
 
