@@ -23,21 +23,24 @@ end
 
 -- ---- options -------------------------------------------------------------------------------------------------------
 
---- How to reach Consul: { option, field of holdfast.new's options, what its value is called, text }. A dot leads into
--- a table.
+--- How to reach Consul: { option, field of holdfast.new's options, what its value is called, text, variable }. A dot
+-- leads into a table.
 M.CONNECT = {
-  { "--address", "address", "ADDRESS", "Consul's agent: host:port, http://, https:// or unix:///path." },
-  { "--token", "token", "TOKEN", "ACL token. Who lists processes sees it here: better a file, or the environment." },
-  { "--token-file", "token_file", "FILE", "File with the ACL token." },
-  { "--auth", "auth", "USER:PASSWORD", "Basic authentication, for a proxy before Consul." },
+  { "--address", "address", "ADDRESS", "Consul's agent: host:port, http://, https:// or unix:///path.",
+    "CONSUL_HTTP_ADDR" },
+  { "--token", "token", "TOKEN", "ACL token. Who lists processes sees it here: better a file, or the variable.",
+    "CONSUL_HTTP_TOKEN" },
+  { "--token-file", "token_file", "FILE", "File with the ACL token.", "CONSUL_HTTP_TOKEN_FILE" },
+  { "--auth", "auth", "USER:PASSWORD", "Basic authentication, for a proxy before Consul.", "CONSUL_HTTP_AUTH" },
   { "--datacenter", "datacenter", "NAME", "Another datacenter than the agent's." },
-  { "--namespace", "namespace", "NAME", "Namespace (Consul Enterprise)." },
-  { "--partition", "partition", "NAME", "Admin partition (Consul Enterprise)." },
-  { "--ca-file", "tls.ca_file", "FILE", "CA certificates for https://." },
-  { "--ca-path", "tls.ca_path", "DIRECTORY", "Directory of CA certificates." },
-  { "--cert-file", "tls.cert_file", "FILE", "Client certificate." },
-  { "--key-file", "tls.key_file", "FILE", "Key of the client certificate." },
-  { "--server-name", "tls.server_name", "NAME", "The name that the server's certificate must have." },
+  { "--namespace", "namespace", "NAME", "Namespace (Consul Enterprise).", "CONSUL_NAMESPACE" },
+  { "--partition", "partition", "NAME", "Admin partition (Consul Enterprise).", "CONSUL_PARTITION" },
+  { "--ca-file", "tls.ca_file", "FILE", "CA certificates for https://.", "CONSUL_CACERT" },
+  { "--ca-path", "tls.ca_path", "DIRECTORY", "Directory of CA certificates.", "CONSUL_CAPATH" },
+  { "--cert-file", "tls.cert_file", "FILE", "Client certificate.", "CONSUL_CLIENT_CERT" },
+  { "--key-file", "tls.key_file", "FILE", "Key of the client certificate.", "CONSUL_CLIENT_KEY" },
+  { "--server-name", "tls.server_name", "NAME", "The name that the server's certificate must have.",
+    "CONSUL_TLS_SERVER_NAME" },
 }
 
 --- What an option is kept under by the parser.
@@ -48,12 +51,13 @@ end
 local function add_connect(command)
   local options = {}
   for i, row in ipairs(M.CONNECT) do
-    options[i] = command:option(row[1], row[4]):argname(row[3]):target(M.target(row))
+    local text = row[4] .. (row[5] and " [" .. row[5] .. "]" or "")
+    options[i] = command:option(row[1], text):argname(row[3]):target(M.target(row))
   end
   options[#options + 1] = command:option("--http-timeout", "Of one request to Consul (default: 10s)."):argname("TIME")
     :convert(positive)
-  options[#options + 1] = command:flag("--no-verify", "Take any server certificate.")
-  command:group("How to reach Consul (the CONSUL_* variables are the defaults)", unpack(options))
+  options[#options + 1] = command:flag("--no-verify", "Take any server certificate. [CONSUL_HTTP_SSL_VERIFY=false]")
+  command:group("How to reach Consul [from the environment when it is not given]", unpack(options))
 end
 
 local function add_json(command)
