@@ -24,6 +24,7 @@ end
 function M.main(args)
   local ok, status = xpcall(function() return run(args) end, debug.traceback)
   if ok then return status end
+  if status:find("^[^\n]*interrupted!\n") then return 130 end -- how lua tells of Ctrl-C; 128 + SIGINT
   return exits.fail(exits.INTERNAL, "%s", status)
 end
 
