@@ -36,6 +36,7 @@ build = {
     ["holdfast.emitter.hold"] = "lua/holdfast/emitter/hold.lua",
     ["holdfast.emitter.options"] = "lua/holdfast/emitter/options.lua",
     ["holdfast.headers"] = "lua/holdfast/headers.lua",
+    ["holdfast.kv"] = "lua/holdfast/kv.lua",
     ["holdfast.lock"] = "lua/holdfast/lock.lua",
     ["holdfast.loop"] = "lua/holdfast/loop.lua",
     ["holdfast.object"] = "lua/holdfast/object.lua",

@@ -34,11 +34,49 @@ local function read_cached(value)
 end
 
 -- Parameters with a meaning; all others go as they are.
+local POSITIVE = { "duration", positive = true }
 local KNOWN = {
   consistent = "boolean", stale = "boolean", wait = "duration", token = { "text", secret = true },
   index = { "count", least = 0, what = "an index, a whole number" },
   cached = { read_cached, what = "true or a table" },
 }
+
+-- ---- for the modules of single endpoints ----
+
+-- The options of a write and of a read, as rules.
+M.WRITE = { dc = "text", ns = "text", partition = "text", token = KNOWN.token, timeout = POSITIVE }
+M.READ = {
+  near = "text", filter = "text", consistent = "boolean", stale = "boolean", wait = "duration", index = KNOWN.index,
+  cached = KNOWN.cached,
+}
+for name, rule in pairs(M.WRITE) do M.READ[name] = rule end
+
+--- Rules with some more.
+function M.with(rules, more)
+  local all = {}
+  for name, rule in pairs(rules) do all[name] = rule end
+  for name, rule in pairs(more) do all[name] = rule end
+  return { fields = all, default = {} }
+end
+
+--- Text as a part of a path; slashes stay when they are kept.
+function M.escape(text, keep_slashes)
+  return (text:gsub(keep_slashes and "[^A-Za-z0-9._~/-]" or "[^A-Za-z0-9._~-]", function(char)
+    return ("%%%02X"):format(char:byte())
+  end))
+end
+
+--- A call with the options of a read or write, and more parameters.
+function M.request(method, path, opts, more)
+  local query = {}
+  for name, value in pairs(opts) do query[name] = value end
+  for name, value in pairs(more or {}) do query[name] = value end
+  local timeout = query.timeout
+  query.timeout = nil
+  return { method = method, path = path, query = query, timeout = timeout }
+end
+
+-- ---- what is typed ----
 
 local function read_parameter(name, value)
   local label = check.show(name)
@@ -68,7 +106,7 @@ local CALL = {
   fields = {
     method = { "string", form = "method" }, path = { "string", required = true, form = is_no_path },
     query = { read_query, what = "a table", default = {} }, headers = { "headers", numbers = true, default = {} },
-    body = "any", timeout = { "duration", positive = true }, token = { "text", secret = true },
+    body = "any", timeout = POSITIVE, token = KNOWN.token,
   },
 }
 

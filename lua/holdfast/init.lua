@@ -16,6 +16,7 @@
 
 local call = require("holdfast.call")
 local core = require("holdfast.core")
+local kv = require("holdfast.kv")
 local locks = require("holdfast.lock")
 local loop = require("holdfast.loop")
 local object = require("holdfast.object")
@@ -140,7 +141,7 @@ for name, method in pairs(session.client) do Client[name] = method end
 -- ---- the module ----------------------------------------------------------------------------------------------------
 
 -- What a client has that is no method: name -> function(client).
-local FACETS = {}
+local FACETS = { kv = kv.new }
 
 local M = {
   _VERSION = core._VERSION,

@@ -2,8 +2,6 @@
 -- and 04-consul.
 
 local REAL_CORE = require("holdfast.core")
-local MODULES = { "holdfast", "holdfast.call", "holdfast.core", "holdfast.lock", "holdfast.loop", "holdfast.object",
-  "holdfast.session", "holdfast.sched", "holdfast.sched.plain", "holdfast.sched.loop" }
 
 local function pack(...) return { n = select("#", ...), ... } end
 local unpack = table.unpack or unpack -- luacheck: ignore
@@ -164,8 +162,14 @@ end
 describe("holdfast", function()
   local world, holdfast, saved
 
+  local function unload()
+    for name in pairs(package.loaded) do
+      if name:find("^holdfast") then package.loaded[name] = nil end
+    end
+  end
+
   local function load_facade()
-    for _, name in ipairs(MODULES) do package.loaded[name] = nil end
+    unload()
     package.loaded["holdfast.core"] = world.core
     return require("holdfast")
   end
@@ -179,13 +183,16 @@ describe("holdfast", function()
 
   before_each(function()
     saved = {}
-    for _, name in ipairs(MODULES) do saved[name] = package.loaded[name] or false end
+    for name, module in pairs(package.loaded) do
+      if name:find("^holdfast") then saved[name] = module end
+    end
     world = new_world()
     holdfast = load_facade()
   end)
 
   after_each(function()
-    for name, module in pairs(saved) do package.loaded[name] = module or nil end
+    unload()
+    for name, module in pairs(saved) do package.loaded[name] = module end
   end)
 
   it("leaves the real core to others", function()
