@@ -14,8 +14,11 @@
 -- of the client; the waiting methods are added to the core's method tables, so that there is one object to hold.
 -- @module holdfast
 
+local agent = require("holdfast.agent")
 local call = require("holdfast.call")
+local catalog = require("holdfast.catalog")
 local core = require("holdfast.core")
+local health = require("holdfast.health")
 local kv = require("holdfast.kv")
 local locks = require("holdfast.lock")
 local loop = require("holdfast.loop")
@@ -141,7 +144,7 @@ for name, method in pairs(session.client) do Client[name] = method end
 -- ---- the module ----------------------------------------------------------------------------------------------------
 
 -- What a client has that is no method: name -> function(client).
-local FACETS = { kv = kv.new }
+local FACETS = { agent = agent.new, catalog = catalog.new, health = health.new, kv = kv.new }
 
 local M = {
   _VERSION = core._VERSION,

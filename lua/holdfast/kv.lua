@@ -9,13 +9,14 @@
 local call = require("holdfast.call")
 local check = require("holdfast.check")
 local core = require("holdfast.core")
+local endpoints = require("holdfast.endpoints")
 local object = require("holdfast.object")
 
 local CHUNK = 128 -- operations that a transaction has at most (64 before Consul 1.14)
 
+local ask = endpoints.ask
+
 local Kv = {}
-Kv.__index = Kv
-Kv.__name = "holdfast.kv"
 
 -- ---- what is typed -------------------------------------------------------------------------------------------------
 
@@ -65,15 +66,6 @@ local function must_be_named(key, method)
 end
 
 local function path_of(key) return "/v1/kv/" .. call.escape(key, true) end
-
--- The same.
-local function ask(kv, method, path, opts, more, body)
-  local req = call.request(method, path, opts, more)
-  req.body = body
-  local settings, message, code = call.prepare(req, 3)
-  if not settings then return nil, message, code end
-  return call.send(kv.client_, settings)
-end
 
 -- ---- what is answered ----------------------------------------------------------------------------------------------
 
@@ -303,7 +295,4 @@ function Kv:txn(ops, opts)
   return nil, message, code, meta
 end
 
-return {
-  --- The facet of a client.
-  new = function(client) return setmetatable({ client_ = client }, Kv) end,
-}
+return { new = endpoints.facet("holdfast.kv", Kv) }
