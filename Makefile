@@ -58,6 +58,11 @@ demo: ## emitters, receivers and a crash against a real Consul; needs nothing in
 	@$(call with_consul,env LUA_PATH="./lua/?.lua;./lua/?/init.lua;;" LUA_CPATH="./build/5.4/?.so;;" \
 		lua5.4 examples/demo.lua)
 
+article: ## the locks of "Distributed Locks with Consul and Golang", step by step, against a real Consul
+	@.ci/deps demo
+	@$(MAKE) ABIS=5.4 all
+	@$(call with_consul,env $(LUA_ENV) lua5.4 examples/article.lua)
+
 test: deps ## every test; one part with SUITE=04-consul and/or LUA=luajit (SUITE=c: the C tests)
 	@$(MAKE) all ctests
 	@$(call run_specs,plain)
@@ -122,7 +127,7 @@ consul-newer: ## builds Consul 1.14 with Go, for CONSUL=build/consul-newer/consu
 deps: ## installs missing Debian packages, or says which
 	@.ci/deps test
 
-.PHONY: help all demo test asan tsan valgrind lint layers doccov manual model bench install clean consul consul-newer deps ctests FORCE
+.PHONY: help all demo article test asan tsan valgrind lint layers doccov manual model bench install clean consul consul-newer deps ctests FORCE
 
 LUA_ENV = LUA_PATH="./lua/?.lua;./lua/?/init.lua;;" LUA_CPATH="./build/5.4/?.so;;"
 with_consul = consul=$$(.ci/consul) && CONSUL=$$consul spec/support/with_consul $(1)
