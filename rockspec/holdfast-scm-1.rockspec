@@ -78,6 +78,7 @@ build = {
         "csrc/consul/alive.c",
         "csrc/consul/call.c",
         "csrc/consul/kv.c",
+        "csrc/consul/semaphore.c",
         "csrc/consul/session.c",
         "csrc/consul/token.c",
         "csrc/consul/txn.c",

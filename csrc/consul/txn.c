@@ -29,18 +29,20 @@ void hf_txn_add(struct hf_http *http, const struct hf_txn_op *op)
 		[HF_LOCK] = "lock",
 		[HF_UNLOCK] = "unlock",
 		[HF_DELETE] = "delete-cas",
+		[HF_CAS] = "cas",
+		[HF_ERASE] = "delete",
 	};
 	struct hf_buf *body = &http->body;
-	bool write = op->verb == HF_LOCK || op->verb == HF_UNLOCK;
+	bool locks = op->verb == HF_LOCK || op->verb == HF_UNLOCK;
 
 	hf_buf_puts(body, body->len > 1 ? ",{\"KV\":{" : "{\"KV\":{");
 	hf_buf_printf(body, "\"Verb\":\"%s\"", verbs[op->verb]);
 	hf_call_field(body, "Key", op->key);
-	if (write || op->verb == HF_CHECK_SESSION)
+	if (locks || op->verb == HF_CHECK_SESSION)
 		hf_call_field(body, "Session", op->session);
-	if (op->verb == HF_CHECK_INDEX || op->verb == HF_DELETE)
+	if (op->verb == HF_CHECK_INDEX || op->verb == HF_DELETE || op->verb == HF_CAS)
 		hf_buf_printf(body, ",\"Index\":%" PRIu64, op->index);
-	if (write) {
+	if (locks || op->verb == HF_CAS) {
 		hf_buf_printf(body, ",\"Flags\":%" PRIu64 ",\"Value\":\"",
 			      op->flags ? op->flags : HF_LOCK_FLAGS);
 		hf_buf_base64(body, op->value, op->value_len);

@@ -16,8 +16,10 @@ enum hf_verb {
 	HF_CHECK_NOT_EXISTS,
 	HF_LOCK,
 	HF_UNLOCK,
-	HF_DELETE /* unless it has changed since index; a key that is absent is as good as deleted
-		   */
+	HF_DELETE, /* unless it has changed since index; a key that is absent is as good as deleted
+		    */
+	HF_CAS, /* writes what has not changed since index; 0: what is absent */
+	HF_ERASE, /* deletes, whatever it is: fenced by another operation */
 };
 
 /* One operation. What a verb has no use for is ignored. */
@@ -26,7 +28,7 @@ struct hf_txn_op {
 	const char *key;
 	const char *session;
 	uint64_t index;
-	const char *value; /* of lock and unlock */
+	const char *value; /* of lock, unlock and cas */
 	size_t value_len;
 	uint64_t flags; /* the same; 0: those of a lock */
 };
