@@ -378,6 +378,31 @@ enum hf_err hf_lock_destroy(struct hf_lock *lock, int64_t timeout, struct hf_op 
 /* Ends an acquire that is in flight with CANCELED. */
 void hf_lock_cancel(struct hf_lock *lock);
 
+/* ---- semaphores ----------------------------------------------------------------------------- */
+
+/* A semaphore is a lock object whose key is the prefix: whatever else there is for locks is for it
+ * too. It has a session of its own, or one made elsewhere, with which nothing but the TTL protects
+ * a slot. */
+struct hf_semaphore_opts {
+	const char *prefix; /* with a slash at its end */
+	uint64_t limit; /* how many may hold a slot at once; 1 at least */
+	const char *value; /* of the key that shows who holds one */
+	size_t value_len;
+	const char *session; /* id of one made elsewhere, or NULL: session_opts */
+	const struct hf_session_opts *session_opts;
+};
+
+/* Like hf_lock_new and so on; a slot is given back by hf_lock_release. */
+enum hf_err hf_semaphore_new(struct hf_client *client, const struct hf_semaphore_opts *opts,
+			     struct hf_lock **out, struct hf_error *err);
+enum hf_err hf_semaphore_acquire(struct hf_lock *sem, int64_t timeout, struct hf_op **out,
+				 struct hf_error *err);
+/* Deletes .lock when nobody who is alive holds a slot. */
+enum hf_err hf_semaphore_destroy(struct hf_lock *sem, int64_t timeout, struct hf_op **out,
+				 struct hf_error *err);
+
+/* ---- what they say -------------------------------------------------------------------------- */
+
 /* What a lock says of itself at this moment; the lease deadline is looked at by the call. */
 struct hf_lock_state {
 	bool held;

@@ -123,16 +123,9 @@ const struct cJSON *hf_json_field(const struct cJSON *object, const char *name)
 	return cJSON_IsObject(object) ? cJSON_GetObjectItemCaseSensitive(object, name) : NULL;
 }
 
-const struct cJSON *hf_json_next(const struct cJSON *of, const struct cJSON *after)
+const struct cJSON *hf_json_members(const struct cJSON *of)
 {
-	if (after)
-		return after->next;
 	return cJSON_IsArray(of) || cJSON_IsObject(of) ? of->child : NULL;
-}
-
-const char *hf_json_name(const struct cJSON *member)
-{
-	return member ? member->string : NULL;
 }
 
 bool hf_json_is_array(const struct cJSON *json)

@@ -10,10 +10,8 @@
 /* Each takes NULL for "not there" and answers NULL (or 0, false) when it is not what is asked. */
 const struct cJSON *hf_json_item(const struct cJSON *array, size_t index);
 const struct cJSON *hf_json_field(const struct cJSON *object, const char *name);
-/* The members of an array or object, one after another: the first (after NULL), then the next. */
-const struct cJSON *hf_json_next(const struct cJSON *of, const struct cJSON *after);
-/* The name of a member of an object. */
-const char *hf_json_name(const struct cJSON *member);
+/* The first member of an array or object; the others are next to it (hf_json_next). */
+const struct cJSON *hf_json_members(const struct cJSON *of);
 bool hf_json_is_array(const struct cJSON *json);
 const char *hf_json_text(const struct cJSON *json);
 bool hf_json_u64(const struct cJSON *json, uint64_t *out);

@@ -168,6 +168,7 @@ int luaopen_holdfast_core(lua_State *L)
 	hf_bind_functions(L, functions);
 	hf_bind_child(L);
 	hf_bind_client(L);
+	hf_bind_semaphore(L);
 	hf_bind_set(L);
 	hf_bind_json(L);
 	lua_pushliteral(L, HF_VERSION);

@@ -14,6 +14,7 @@
 #define HF_CLIENT_CLASS "holdfast.client"
 #define HF_LOCK_CLASS "holdfast.lock"
 #define HF_SESSION_CLASS "holdfast.session"
+#define HF_SEMAPHORE_CLASS "holdfast.semaphore"
 #define HF_OP_CLASS "holdfast.op"
 #define HF_SET_CLASS "holdfast.set"
 
@@ -45,15 +46,25 @@ int64_t hf_bind_timeout(lua_State *L, int index);
 void hf_bind_push_index(lua_State *L, uint64_t value);
 
 /* Each makes the metatable of its class; hf_bind_client leaves the functions client and counters,
- * hf_bind_set the function set, hf_bind_json what there is for JSON, hf_bind_child the table process
- * in the table on top of the stack. */
+ * hf_bind_set the function set, hf_bind_json what there is for JSON, hf_bind_child the table
+ * process, hf_bind_semaphore the function semaphore in the table on top of the stack. */
 void hf_bind_child(lua_State *L);
 void hf_bind_client(lua_State *L);
 void hf_bind_json(lua_State *L);
 void hf_bind_lock(lua_State *L);
 void hf_bind_session(lua_State *L);
+void hf_bind_semaphore(lua_State *L);
 void hf_bind_op(lua_State *L);
 void hf_bind_set(lua_State *L);
+
+/* The object at index 1, of whichever class of lock objects. */
+struct hf_lock *hf_bind_check_lock(lua_State *L);
+/* Starts an op of it with the timeout at index 2, and pushes it. Answers the number of results. */
+typedef enum hf_err hf_bind_start_fn(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
+				     struct hf_error *err);
+int hf_bind_start(lua_State *L, hf_bind_start_fn *begin);
+/* Makes the metatable of a class of lock objects: what they all have, and methods. */
+void hf_bind_lock_class(lua_State *L, const char *class, const luaL_Reg *methods);
 
 /* What is in a box of a class; raises for anything else. */
 void *hf_bind_check(lua_State *L, int index, const char *class);

@@ -101,15 +101,15 @@ void hf_semaphore_get(struct hf_http *http, const struct hf_consul *consul, cons
 static bool read_text(struct hf_semaphore *sem, const char *text, size_t len)
 {
 	struct cJSON *json = hf_json_parse(text, len);
-	const struct cJSON *holders = hf_json_field(json, "Holders"), *member = NULL;
+	const struct cJSON *first = hf_json_members(hf_json_field(json, "Holders")), *member;
 	bool ok = hf_json_u64(hf_json_field(json, "Limit"), &sem->limit);
 	size_t named = 0;
 
 	sem->newline = len && text[len - 1] == '\n';
-	while ((member = hf_json_next(holders, member)))
+	for (member = first; member; member = hf_json_next(member))
 		named++;
 	sem->holders = hf_calloc(named + 1, sizeof *sem->holders);
-	while (sem->holders && (member = hf_json_next(holders, member))) {
+	for (member = first; sem->holders && member; member = hf_json_next(member)) {
 		const char *id = hf_json_name(member);
 
 		if (id && strlen(id) < sizeof sem->holders->id)
@@ -151,14 +151,14 @@ static bool is_lock(const struct cJSON *item, const char *prefix)
 /* Others' keys may come before .lock, and count too: Go's client asks whose session has any. */
 static bool read_keys(const struct cJSON *json, const char *prefix, struct hf_semaphore *sem)
 {
-	const struct cJSON *item = NULL;
+	const struct cJSON *first = hf_json_members(json), *item;
 	struct hf_holder *holder;
 	struct hf_kv kv;
 
-	while ((item = hf_json_next(json, item)))
+	for (item = first; item; item = hf_json_next(item))
 		if (is_lock(item, prefix) && hf_kv_parse(item, &kv) && !read_lock(sem, item, &kv))
 			return false;
-	while ((item = hf_json_next(json, item))) {
+	for (item = first; item; item = hf_json_next(item)) {
 		if (!hf_kv_parse(item, &kv))
 			return false;
 		holder = kv.session[0] ? find(sem, kv.session) : NULL;

@@ -656,28 +656,6 @@ static const struct hf_part_kind acquire_kind = {
 	acquire_fill,
 	acquire_answer};
 
-static enum hf_err start_locked(struct acquire *a, struct hf_error *err)
-{
-	struct hf_lock *lock = a->lock;
-	struct hf_engine *engine = a->op.engine;
-
-	if (hf_engine_closed_locked(engine, err))
-		return err->code;
-	if (hf_lock_held_locked(lock))
-		return hf_err_set(err, HF_HELD, "this object holds the lock on \"%s\" already",
-				  lock->key);
-	if (lock->acquiring)
-		return hf_err_set(err, HF_HELD,
-				  "another call on this object is acquiring the lock on \"%s\"",
-				  lock->key);
-	if (hf_engine_submit_locked(engine, &a->op, err))
-		return err->code;
-	lock->acquiring = &a->op;
-	lock->lost = false;
-	lock->reason = HF_NO_REASON;
-	return HF_OK;
-}
-
 enum hf_err hf_lock_acquire(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
 			    struct hf_error *err)
 {
@@ -702,7 +680,7 @@ enum hf_err hf_lock_acquire(struct hf_lock *lock, int64_t timeout, struct hf_op 
 		return hf_err_set(err, HF_NOMEM, "out of memory");
 	}
 	pthread_mutex_lock(&engine->mutex);
-	start_locked(a, err);
+	hf_lock_start_locked(lock, &a->op, err);
 	pthread_mutex_unlock(&engine->mutex);
 	if (err->code)
 		hf_op_unref(&a->op);

@@ -4,6 +4,7 @@
 #include "base/config.h"
 #include "lock/batch.h"
 #include "lock/lock.h"
+#include "lock/tree.h"
 #include "net/process.h"
 #include "net/request.h"
 
@@ -47,6 +48,7 @@ static void ended(struct hf_engine *engine)
 
 	while ((link = hf_link_first(&client->sessions)) != NULL)
 		hf_session_forget(HF_OF(struct hf_session, mine, link));
+	hf_trees_free(client);
 	hf_keys_free(client);
 }
 

@@ -97,7 +97,8 @@ static void tell(struct hf_hold *h, enum hf_err code, const char *why)
 {
 	struct hf_error result;
 
-	hf_err_set(&result, code, "unlock \"%s\": %s", h->lock->key, why);
+	hf_err_set(&result, code, "%s \"%s\": %s", h->lock->limit ? "release" : "unlock",
+		   h->lock->key, why);
 	hf_op_finish(&h->op, &result);
 }
 
@@ -172,6 +173,8 @@ static enum hf_step again(struct hf_hold *h, enum hf_giveback phase, const struc
 static enum hf_step ask(struct hf_hold *h, enum hf_giveback phase)
 {
 	h->phase = phase;
+	if (h->ask)
+		return h->ask(h, phase);
 	return hf_batch_join(&h->op, phase == HF_LOOKING ? HF_LOOK | HF_FIRST | HF_CONSISTENT
 							 : HF_WRITE | HF_FIRST);
 }
@@ -318,7 +321,7 @@ static enum hf_step fenced(struct hf_hold *h, const struct hf_answer *a)
 	}
 }
 
-static enum hf_step giveback_answer(struct hf_op *op, const struct hf_answer *answer)
+enum hf_step hf_giveback_answer(struct hf_op *op, const struct hf_answer *answer)
 {
 	struct hf_hold *h = (struct hf_hold *)op;
 
@@ -367,7 +370,7 @@ static enum hf_step begin(struct hf_hold *h)
 	return ask(h, h->token ? HF_UNLOCKING : HF_LOOKING);
 }
 
-static enum hf_step giveback_next(struct hf_op *op)
+enum hf_step hf_giveback_next(struct hf_op *op)
 {
 	struct hf_hold *h = (struct hf_hold *)op;
 
@@ -381,7 +384,7 @@ static enum hf_step giveback_next(struct hf_op *op)
 }
 
 /* Whoever stops waiting is told so; the lock has to be given back all the same. */
-static enum hf_step giveback_cancel(struct hf_op *op, enum hf_err why)
+enum hf_step hf_giveback_cancel(struct hf_op *op, enum hf_err why)
 {
 	struct hf_hold *h = (struct hf_hold *)op;
 	struct hf_error err;
@@ -400,7 +403,7 @@ static enum hf_step giveback_cancel(struct hf_op *op, enum hf_err why)
 	return HF_STAY;
 }
 
-static void giveback_free(struct hf_op *op)
+void hf_giveback_free(struct hf_op *op)
 {
 	struct hf_hold *h = (struct hf_hold *)op;
 
@@ -410,15 +413,20 @@ static void giveback_free(struct hf_op *op)
 }
 
 static const struct hf_part_kind giveback_kind = {
-	{"giveback", giveback_next, NULL, NULL, giveback_cancel, giveback_free},
+	{"giveback", hf_giveback_next, NULL, NULL, hf_giveback_cancel, hf_giveback_free},
 	offsetof(struct hf_hold, part),
 	giveback_key,
 	giveback_fill,
-	giveback_answer};
+	hf_giveback_answer};
 
 struct hf_hold *hf_hold_new(struct hf_lock *lock)
 {
-	struct hf_hold *h = hf_op_new(&lock->client->engine, &giveback_kind.op, sizeof *h);
+	return hf_hold_make(lock, &giveback_kind, sizeof(struct hf_hold));
+}
+
+struct hf_hold *hf_hold_make(struct hf_lock *lock, const struct hf_part_kind *kind, size_t size)
+{
+	struct hf_hold *h = hf_op_new(&lock->client->engine, &kind->op, size);
 
 	if (!h)
 		return NULL;

@@ -94,7 +94,9 @@ void hf_key_put(struct hf_key *key)
 	keys = &key->client->keys;
 	hf_link_append(&keys->idle, &key->place);
 	keys->idle_count++;
-	if (keys->idle_count > REMEMBERED)
+	if (key->fleeting)
+		forget(key);
+	else if (keys->idle_count > REMEMBERED)
 		forget(HF_OF(struct hf_key, place, hf_link_first(&keys->idle)));
 }
 

@@ -40,6 +40,7 @@ struct hf_key {
 	bool refused; /* the failure will not pass, as long as nobody changes what we may do */
 	bool stray; /* stray.c: it is being given back */
 	bool ephemeral; /* the lock that last made it deletes it */
+	bool fleeting; /* not to be remembered: nobody will ask for it again */
 };
 
 /* Finds or makes the entry for a key and takes a reference on it. NULL when memory is out. */

@@ -175,12 +175,17 @@ void hf_lock_session(struct hf_lock *lock, char *out, size_t size)
 	pthread_mutex_unlock(&lock->client->engine.mutex);
 }
 
+static const char *noun(const struct hf_lock *lock)
+{
+	return lock->limit ? "semaphore" : "lock";
+}
+
 enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err)
 {
 	if (lock->lost)
-		return hf_err_set(err, HF_LOST, "the lock on \"%s\" has been lost: %s", lock->key,
-				  hf_reason_text(lock->reason));
-	return hf_err_set(err, HF_NOT_HELD, "the lock on \"%s\" is not held", lock->key);
+		return hf_err_set(err, HF_LOST, "the %s on \"%s\" has been lost: %s", noun(lock),
+				  lock->key, hf_reason_text(lock->reason));
+	return hf_err_set(err, HF_NOT_HELD, "the %s on \"%s\" is not held", noun(lock), lock->key);
 }
 
 int hf_lock_fd(struct hf_lock *lock, struct hf_error *err)
@@ -207,6 +212,29 @@ bool hf_lock_wait(struct hf_lock *lock, int64_t timeout, struct hf_error *err)
 		hf_fd_wait(hf_lock_fd(lock, err), timeout, err);
 	hf_lock_state(lock, &state);
 	return !state.held;
+}
+
+/* ---- the beginning of it --------------------------------------------------------------------- */
+
+enum hf_err hf_lock_start_locked(struct hf_lock *lock, struct hf_op *op, struct hf_error *err)
+{
+	struct hf_engine *engine = &lock->client->engine;
+
+	if (hf_engine_closed_locked(engine, err))
+		return err->code;
+	if (hf_lock_held_locked(lock))
+		return hf_err_set(err, HF_HELD, "this object holds the %s on \"%s\" already",
+				  noun(lock), lock->key);
+	if (lock->acquiring)
+		return hf_err_set(err, HF_HELD,
+				  "another call on this object is acquiring the %s on \"%s\"",
+				  noun(lock), lock->key);
+	if (hf_engine_submit_locked(engine, op, err))
+		return err->code;
+	lock->acquiring = op;
+	lock->lost = false;
+	lock->reason = HF_NO_REASON;
+	return HF_OK;
 }
 
 /* ---- holds ---------------------------------------------------------------------------------- */
@@ -263,6 +291,16 @@ enum hf_err hf_lock_release(struct hf_lock *lock, int64_t timeout, struct hf_op 
 	}
 	pthread_mutex_unlock(&engine->mutex);
 	return err->code;
+}
+
+void hf_hold_lose(struct hf_hold *hold, enum hf_reason reason)
+{
+	struct hf_engine *engine = hold->op.engine;
+
+	pthread_mutex_lock(&engine->mutex);
+	if (hold->lock->hold == hold)
+		hf_hold_end_locked(hold, reason);
+	pthread_mutex_unlock(&engine->mutex);
 }
 
 static void let_go_locked(struct hf_lock *lock, struct hf_hold **hold)

@@ -17,6 +17,8 @@ struct hf_lock {
 	uint64_t flags; /* const: its key's */
 	int64_t max_hold; /* const: ms; 0: none */
 	bool monitor_key, ephemeral; /* const */
+	uint64_t limit; /* const: of the semaphore that it is a slot of, whose prefix is the key; 0:
+			   it is a lock */
 	bool lost; /* lock */
 	atomic_int refs;
 
@@ -31,6 +33,8 @@ enum hf_giveback { HF_START, HF_UNLOCKING, HF_LOOKING, HF_CONFIRMING, HF_FENCING
 struct hf_hold {
 	struct hf_op op; /* gives it back (giveback.c) */
 	struct hf_part part;
+	/* const: asks what a phase asks, and answers by hf_giveback_answer; NULL: as for a lock */
+	enum hf_step (*ask)(struct hf_hold *hold, enum hf_giveback phase);
 	struct hf_guard guard; /* what ends with it */
 	struct hf_lock *lock; /* const; counted */
 	struct hf_session *session; /* const once held; counted and joined until given back */
@@ -59,6 +63,8 @@ bool hf_lock_held_locked(struct hf_lock *lock);
 /* Begins a hold, which the lock counts, and which the server has granted to a request that was sent
  * at a time. */
 void hf_lock_begin_hold_locked(struct hf_hold *hold, int64_t sent);
+/* Hands in the op that acquires it. HELD when it is held, or another such op is under way. */
+enum hf_err hf_lock_start_locked(struct hf_lock *lock, struct hf_op *op, struct hf_error *err);
 /* Fills *err with LOST or NOT_HELD, whichever it is, and answers that. */
 enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err);
 
@@ -66,6 +72,15 @@ enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err);
 
 /* Makes a hold that has not begun. NULL when memory is out. */
 struct hf_hold *hf_hold_new(struct hf_lock *lock);
+/* The same of another kind, whose functions call those below, in size bytes whose first member is
+ * the struct hf_hold. */
+struct hf_hold *hf_hold_make(struct hf_lock *lock, const struct hf_part_kind *kind, size_t size);
+enum hf_step hf_giveback_next(struct hf_op *op);
+enum hf_step hf_giveback_answer(struct hf_op *op, const struct hf_answer *answer);
+enum hf_step hf_giveback_cancel(struct hf_op *op, enum hf_err why);
+void hf_giveback_free(struct hf_op *op);
+/* What the server has said of a hold: it is lost, if it has not ended meanwhile. */
+void hf_hold_lose(struct hf_hold *hold, enum hf_reason reason);
 /* Ends a hold here: what is guarded by it is over, and a loss is latched unless reason is released.
  * What the server has to be told is told in the background. */
 void hf_hold_end_locked(struct hf_hold *hold, enum hf_reason reason);

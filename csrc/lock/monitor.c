@@ -35,7 +35,7 @@ static enum hf_step watch_next(struct hf_op *op)
 {
 	struct watch *w = (struct watch *)op;
 
-	if (!w->session->made_at)
+	if (!w->session->made_at || w->session->unwatched)
 		return hf_op_sleep(op, HF_NEVER);
 	if (op->fresh) /* it has been told to begin anew */
 		w->index = 0;
@@ -161,22 +161,6 @@ static struct hf_hold *take_hold(struct audit *a)
 	return hold;
 }
 
-static bool ended_locked(const struct hf_hold *hold)
-{
-	return hold->lock->hold != hold;
-}
-
-/* What the server has said of a hold that has not ended meanwhile. */
-static void lose(struct hf_hold *hold, enum hf_reason reason)
-{
-	struct hf_engine *engine = hold->op.engine;
-
-	pthread_mutex_lock(&engine->mutex);
-	if (!ended_locked(hold))
-		hf_hold_end_locked(hold, reason);
-	pthread_mutex_unlock(&engine->mutex);
-}
-
 static bool is_loss(enum hf_verdict verdict)
 {
 	return verdict == HF_V_ABSENT || verdict == HF_V_NOT_OURS;
@@ -188,7 +172,7 @@ static enum hf_step judge(struct audit *a)
 		enum hf_reason reason = a->verdicts[i] == HF_V_ABSENT ? HF_BY_KEY : HF_BY_STOLEN;
 
 		if (is_loss(a->verdicts[i]))
-			lose(a->batch[i], a->doubted ? HF_BY_SESSION : reason);
+			hf_hold_lose(a->batch[i], a->doubted ? HF_BY_SESSION : reason);
 	}
 	put_batch(a);
 	return a->left ? hf_op_send(&a->op, HF_COMMAND) : audit_rest(a);
@@ -225,7 +209,7 @@ static bool audit_request(struct hf_op *op, struct hf_http *http)
 	hf_txn_begin(http, &hf_client_of(op)->consul, true);
 	for (; a->left && hf_txn_room(http, a->count) && (hold = take_hold(a)); a->left--) {
 		hf_txn_add(http, &(struct hf_txn_op){.verb = HF_CHECK_SESSION,
-						     .key = hold->lock->key,
+						     .key = hold->key->name,
 						     .session = a->session->id});
 		a->batch[a->count++] = hold;
 	}
@@ -324,7 +308,7 @@ static enum hf_step key_reply(struct hf_op *op, const struct hf_http *http)
 	hf_op_recovered(op);
 	hf_key_saw(w->key, &kv, http->sent);
 	if (looks_lost(w, &kv))
-		lose(w->hold, kv.exists ? HF_BY_STOLEN : HF_BY_KEY);
+		hf_hold_lose(w->hold, kv.exists ? HF_BY_STOLEN : HF_BY_KEY);
 	return hf_watch_wait(w->key, op);
 }
 

@@ -31,6 +31,7 @@ struct hf_session {
 	int64_t restarted_at; /* thread: when a renewal without an answer last made polls begin anew
 			       */
 	bool renewed; /* thread: once at least */
+	bool unwatched; /* thread: somebody else sees its end as soon as a watch would */
 	bool doubted; /* thread: somebody doubts that it exists, and nobody has asked since */
 	const char *check; /* const: one of opts.service_checks, ours (alive.c). NULL: none */
 	bool checked; /* thread: it has been registered */

@@ -5,8 +5,6 @@
 #include "consul/txn.h"
 #include "lock/session.h"
 
-/* Long polls on keys at once: what the lane allows. */
-#define POLLS_MAX 28
 /* Polls that come back sooner than this and tell nothing are quick; after a few in a row the next
  * one waits, ms. */
 #define QUICK 100
@@ -363,7 +361,7 @@ static void promote(struct hf_client *client)
 
 	if (!most)
 		return;
-	if (keys->polled_count >= POLLS_MAX) {
+	if (keys->polled_count >= HF_KEYS_POLLED) {
 		least = least_wanted(keys);
 		if (least->waiting >= most->waiting)
 			return;
@@ -378,7 +376,7 @@ bool hf_watch_begin(struct hf_key *key)
 {
 	if (key->watchers++)
 		return true;
-	if (key->client->keys.polled_count < POLLS_MAX && start_poll(key))
+	if (key->client->keys.polled_count < HF_KEYS_POLLED && start_poll(key))
 		return true;
 	rotate(key);
 	if (need_reader(key->client))

@@ -6,6 +6,9 @@
 
 #include "lock/key.h"
 
+/* Long polls on keys at once: what the lane allows, less those on prefixes (tree.c). */
+#define HF_KEYS_POLLED 28
+
 /* Begins to watch a key for one more op, which waits by hf_watch_wait. False when memory is out:
  * the op has to look for itself. */
 bool hf_watch_begin(struct hf_key *key);

@@ -25,6 +25,7 @@ local loop = require("holdfast.loop")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
 local sched = require("holdfast.sched")
+local semaphores = require("holdfast.semaphore")
 local session = require("holdfast.session")
 
 local unpack = table.unpack or unpack -- luacheck: ignore
@@ -50,6 +51,20 @@ local finish = object.finish
 function Client:lock(key_or_opts)
   local lock, message, code = locks.new(self, key_or_opts, 2)
   return lock, message, code
+end
+
+--- Makes a semaphore: as many as `limit` hold a slot at once. No network. Wire-compatible with Go's client and
+-- `consul lock -n`: they share slots. The face is a lock's, with `acquire` and `release`.
+-- @function client:semaphore
+-- @param prefix_or_opts where it is kept (`a` and `a/` are the same), or a table `{ prefix=, limit=, value="",
+-- session=, session_ttl=, session_name=, session_opts={} }`. Each hold has a session of its own, by the client's
+-- `session`, with a TTL as long as its lock-delay (25 s), no lock-delay, and behavior "delete"; or the given one, made
+-- elsewhere
+-- @int[opt] limit how many
+-- @treturn semaphore|nil the semaphore; nil, message, code (INVALID, TOO_LARGE, CLOSED, FORKED, NOMEM)
+function Client:semaphore(prefix_or_opts, limit)
+  local sem, message, code = semaphores.new(self, prefix_or_opts, limit, 2)
+  return sem, message, code
 end
 
 local function pack(...)

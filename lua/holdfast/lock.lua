@@ -7,7 +7,7 @@ local options = require("holdfast.options")
 
 local Lock = {}
 
-local M = {}
+local M = { methods = Lock }
 
 local finish = object.finish
 

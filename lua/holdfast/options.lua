@@ -60,6 +60,20 @@ local LOCK = {
   },
 }
 
+-- Of a semaphore's session: what ends it frees the slot at once, so a lock-delay would be of no use, and the key goes.
+local SLOT_SESSION = { name = "text", ttl = POSITIVE, node = "text", checks = "list", service_checks = "list" }
+local function is_no_prefix(prefix) return check.forms.key((prefix:gsub("/$", "")) .. "/.lock") end
+local SEMAPHORE = {
+  says = "a semaphore takes a prefix and a limit, or a table of options",
+  fields = {
+    prefix = { "string", required = true, form = is_no_prefix },
+    limit = { "count", required = true, what = "a whole number of at least 1" }, value = { "string", default = "" },
+    session = "any", session_ttl = POSITIVE, session_name = "text", session_opts = { fields = SLOT_SESSION },
+  },
+}
+-- Consul holds back no key for longer, whatever the lock-delay.
+local DELAY_MAX = 60
+
 -- The short forms of a lock's session_opts.
 local SHORT = { ttl = "session_ttl", name = "session_name", lock_delay = "lock_delay" }
 
@@ -286,10 +300,8 @@ local function method(object, name)
   return ok and type(value) == "function" and value or nil
 end
 
--- One of the core's objects, as it is; else the id of a session made elsewhere: itself, or what an object's id()
--- answers.
-local function read_session(session)
-  if type(session) == "userdata" and method(session, "start_renew") then return session end
+-- The id of a session made elsewhere: itself, or what an object's id() answers.
+local function read_session_id(session)
   if type(session) == "table" or type(session) == "userdata" then
     local id = method(session, "id")
     if not id then mistake("session must be a session or its id, not %s without id()", check.kind_of(session)) end
@@ -298,6 +310,12 @@ local function read_session(session)
     session = answer
   end
   return check.read(session, { "string", form = "session_id", what = "a session or its id" }, "session")
+end
+
+-- One of the core's objects, as it is; else an id.
+local function read_session(session)
+  if type(session) == "userdata" and method(session, "start_renew") then return session end
+  return read_session_id(session)
 end
 
 -- session_opts with the short forms put in; nil when the lock has no session of its own.
@@ -329,6 +347,28 @@ local function read_lock(given, base)
     key = given.key, value = given.value, monitor = given.monitor, ephemeral = given.ephemeral,
     max_hold = given.max_hold, session_opts = own and over(base, own),
     session = given.session ~= nil and read_session(given.session) or nil,
+  }
+end
+
+-- ---- a semaphore's options -----------------------------------------------------------------------------------------
+
+-- A slot is as long the holder's without a word from Consul as a lock is: there by the lock-delay, here by the TTL.
+local function slot_session(base, own)
+  local session = {}
+  for name, value in pairs(base) do session[name] = value end
+  session.ttl = math.max(base.ttl, math.min(base.lock_delay, DELAY_MAX))
+  for name, value in pairs(own or {}) do session[name] = value end
+  session.behavior, session.lock_delay = "delete", 0
+  return session
+end
+
+local function read_semaphore(given, base)
+  if given.prefix == "" then mistake("missing prefix") end
+  given = check.read(given, SEMAPHORE)
+  local own = own_session(given)
+  return {
+    prefix = (given.prefix:gsub("/$", "")) .. "/", limit = given.limit, value = given.value,
+    session_opts = slot_session(base, own), session = given.session ~= nil and read_session_id(given.session) or nil,
   }
 end
 
@@ -402,6 +442,17 @@ end
 -- @treturn table|nil what client:session_object takes; nil, message, "INVALID"
 function M.session(given, base, level)
   local settings, message, code = check.guard((level or 2) + 1, "", read_own_session, given, base or SESSION_DEFAULTS)
+  return settings, message, code
+end
+
+--- Options of client:semaphore.
+-- @tparam table given `{ prefix=, limit=, value=, session=, session_ttl=, session_name=, session_opts={} }`
+-- @tparam[opt] table base the `session` of the client's settings
+-- @int[opt=2] level whom a mistake blames
+-- @treturn table|nil what core.semaphore takes; nil, message, "INVALID" ("TOO_LARGE" for a prefix that is too long, or
+-- what a session's id() answered)
+function M.semaphore(given, base, level)
+  local settings, message, code = check.guard((level or 2) + 1, "", read_semaphore, given, base or SESSION_DEFAULTS)
   return settings, message, code
 end
 
