@@ -109,6 +109,11 @@ function M.spawn_lua(code, env)
   return remember(children, process.spawn(code, env))
 end
 
+--- The same for any program: a list of its name and arguments.
+function M.start(words, env)
+  return remember(children, process.start(words, env))
+end
+
 --- Runs Lua code in a process of its own. Answers exit status, standard output, standard error.
 function M.run_lua(code, env)
   return process.run(code, env)

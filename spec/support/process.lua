@@ -44,13 +44,15 @@ local function take_file(path)
   return text
 end
 
---- Starts the interpreter on code. env adds variables; false takes one away.
+--- Starts a program with arguments. env adds variables; false takes one away.
 -- @return process: pid, read_line, kill, wait
-function M.spawn(code, env)
+function M.start(words, env)
+  local command = {}
+  for i, word in ipairs(words) do command[i] = quote(word) end
   local limit = os.getenv("HF_MODE") == "valgrind" and VALGRIND or LIMIT
   local errors = os.tmpname()
-  local pipe = assert(io.popen(("exec spec/support/spawn spec/support/child %d %s env %s %s -e %s"):format(
-    limit, errors, environment(env), quote(interpreter()), quote(code)), "r"))
+  local pipe = assert(io.popen(("exec spec/support/spawn spec/support/child %d %s env %s %s"):format(
+    limit, errors, environment(env), table.concat(command, " ")), "r"))
   return setmetatable({ pipe_ = pipe, pid = tonumber(pipe:read("*l")), errors_ = errors }, Process)
 end
 
@@ -81,6 +83,11 @@ function Process:wait()
     self.errors = take_file(self.errors_)
   end
   return self.status, table.concat(lines), self.errors
+end
+
+--- The same for the interpreter, on code.
+function M.spawn(code, env)
+  return M.start({ interpreter(), "-e", code }, env)
 end
 
 --- Runs code to its end. Answers what wait answers.
