@@ -24,12 +24,13 @@
 
 struct fake_key {
 	char name[64], holder[64];
+	char flags[24], value[400]; /* "": a lock's; in base64 */
 	unsigned changed; /* index of the last change */
 	bool exists;
 };
 
 struct fake_session {
-	bool alive;
+	bool alive, deletes; /* its keys go with it */
 	int ttl, lock_delay; /* ms */
 };
 
@@ -97,10 +98,12 @@ static inline unsigned fake_session(const char *text)
 
 static inline void fake_end_session(const char *id)
 {
-	fake.sessions[fake_session(id)].alive = false;
+	struct fake_session *session = &fake.sessions[fake_session(id)];
+
+	session->alive = false;
 	for (struct fake_key *key = fake.keys; key->name[0]; key++)
 		if (key->holder[0] && !strncmp(key->holder, id, strlen(key->holder)))
-			fake_change(key, "", true);
+			fake_change(key, "", !session->deletes);
 	fake.index++;
 }
 
@@ -148,6 +151,7 @@ static inline void fake_create(const char *body)
 	fake.index++;
 	fake.sessions[fake.made] = (struct fake_session){
 		.alive = true,
+		.deletes = strstr(body, "\"Behavior\":\"delete\"") != NULL,
 		.ttl = (int)fake_number(body, "\"TTL\":\""),
 		.lock_delay = (int)fake_number(body, "\"LockDelay\":\""),
 	};
@@ -180,10 +184,32 @@ static inline int fake_on_session(const char *verb, const char *id, const char *
 
 static inline void fake_describe(struct fake_answer *a, const struct fake_key *key)
 {
-	fake_print(a, "{\"Key\":\"%s\",\"Flags\":" FAKE_FLAGS ",\"Value\":null", key->name);
+	fake_print(a, "{\"Key\":\"%s\",\"Flags\":%s,\"Value\":", key->name,
+		   key->flags[0] ? key->flags : FAKE_FLAGS);
+	fake_print(a, key->value[0] ? "\"%s\"" : "null%s", key->value);
 	if (key->holder[0])
 		fake_print(a, ",\"Session\":\"%s\"", key->holder);
 	fake_print(a, ",\"ModifyIndex\":%u}", key->changed);
+}
+
+/* All below a prefix. */
+static inline int fake_on_tree(const char *path, struct fake_answer *a)
+{
+	size_t len = strcspn(path, "? "), found = 0;
+
+	for (const struct fake_key *key = fake.keys; key->name[0]; key++)
+		if (!strncmp(key->name, path, len) && key->changed > a->index)
+			a->index = key->changed;
+	if (a->index && a->index <= fake_number(path, "index="))
+		return 0;
+	for (const struct fake_key *key = fake.keys; key->name[0]; key++) {
+		if (strncmp(key->name, path, len) || !key->exists)
+			continue;
+		fake_print(a, found++ ? "," : "[");
+		fake_describe(a, key);
+	}
+	fake_print(a, found ? "]" : "");
+	return found ? 200 : 404;
 }
 
 static inline int fake_on_key(const char *path, struct fake_answer *a)
@@ -205,7 +231,7 @@ static inline int fake_on_key(const char *path, struct fake_answer *a)
 /* ---- transactions ---- */
 
 struct fake_op {
-	char verb[32], session[64];
+	char verb[32], session[64], flags[24], value[400];
 	struct fake_key *key;
 	unsigned index;
 };
@@ -228,7 +254,10 @@ static inline struct fake_op fake_parse_op(const char *text)
 
 	fake_text(text, "\"Verb\":\"", op.verb, sizeof op.verb);
 	fake_text(text, "\"Session\":\"", op.session, sizeof op.session);
+	fake_text(text, "\"Value\":\"", op.value, sizeof op.value);
 	fake_text(text, "\"Key\":\"", name, sizeof name);
+	if (strstr(text, "\"Flags\":"))
+		sscanf(strstr(text, "\"Flags\":") + 8, "%23[0-9]", op.flags);
 	op.key = fake_key(name, strlen(name));
 	return op;
 }
@@ -283,9 +312,26 @@ static inline void fake_write(const struct fake_op *op, unsigned index, struct f
 			   key->name);
 	else if (!lock || !mine) {
 		snprintf(key->holder, sizeof key->holder, "%s", lock ? op->session : "");
+		memcpy(key->flags, op->flags, sizeof key->flags);
 		key->exists = true;
 		key->changed = index;
 	}
+}
+
+static inline void fake_cas(const struct fake_op *op, unsigned index, struct fake_answer *wrong)
+{
+	struct fake_key *key = op->key;
+
+	if (op->index ? !key->exists || key->changed != op->index : key->exists) {
+		fake_print(wrong, "failed to set key " FAKE_NAMED ", index is stale", key->name);
+		return;
+	}
+	if (key->exists && !strcmp(key->value, op->value) && !strcmp(key->flags, op->flags))
+		return;
+	memcpy(key->flags, op->flags, sizeof key->flags);
+	memcpy(key->value, op->value, sizeof key->value);
+	key->exists = true;
+	key->changed = index;
 }
 
 /* What is absent is as good as deleted. */
@@ -295,7 +341,7 @@ static inline void fake_delete(const struct fake_op *op, unsigned index, struct 
 
 	if (!key->exists)
 		return;
-	if (key->changed != op->index) {
+	if (!strcmp(op->verb, "delete-cas") && key->changed != op->index) {
 		fake_print(wrong, "failed to delete key " FAKE_NAMED ", index is stale", key->name);
 		return;
 	}
@@ -312,8 +358,10 @@ static inline bool fake_operate(const struct fake_op *op, unsigned index, struct
 		fake_check(op, wrong);
 	else if (!strcmp(op->verb, "lock") || !strcmp(op->verb, "unlock"))
 		fake_write(op, index, wrong);
-	else if (!strcmp(op->verb, "delete-cas"))
+	else if (!strcmp(op->verb, "delete-cas") || !strcmp(op->verb, "delete"))
 		fake_delete(op, index, wrong);
+	else if (!strcmp(op->verb, "cas"))
+		fake_cas(op, index, wrong);
 	else if (strcmp(op->verb, "get"))
 		return false;
 	else if (!op->key->exists)
@@ -382,6 +430,8 @@ static inline int fake_default(const char *request, const char *body, struct fak
 	if (verb[0])
 		return fake_on_session(verb, path + strlen("/v1/session//") + strlen(verb), body,
 				       a);
+	if (!strncmp(path, "/v1/kv/", 7) && strstr(path, "recurse"))
+		return fake_on_tree(path + 7, a);
 	if (!strncmp(path, "/v1/kv/", 7))
 		return fake_on_key(path + 7, a);
 	if (!strncmp(path, "/v1/txn", 7))
@@ -688,6 +738,32 @@ static inline void fake_set(const char *name, const char *holder)
 	pthread_mutex_unlock(&fake.mutex);
 }
 
+/* Gives a key flags and a value, which is base64. */
+static inline void fake_fill(const char *name, const char *flags, const char *value)
+{
+	struct fake_key *key;
+
+	pthread_mutex_lock(&fake.mutex);
+	key = fake_key(name, strlen(name));
+	snprintf(key->flags, sizeof key->flags, "%s", flags);
+	snprintf(key->value, sizeof key->value, "%s", value);
+	fake_change(key, "", true);
+	eventfd_write(fake.wake, 1);
+	pthread_mutex_unlock(&fake.mutex);
+}
+
+/* Whether anything below a prefix has a holder. */
+static inline bool fake_held_below(const char *prefix)
+{
+	bool held = false;
+
+	pthread_mutex_lock(&fake.mutex);
+	for (const struct fake_key *key = fake.keys; key->name[0]; key++)
+		held |= key->holder[0] && !strncmp(key->name, prefix, strlen(prefix));
+	pthread_mutex_unlock(&fake.mutex);
+	return held;
+}
+
 static inline void fake_kill(const char *session)
 {
 	pthread_mutex_lock(&fake.mutex);
@@ -700,7 +776,8 @@ static inline void fake_kill(const char *session)
 static inline void fake_make(unsigned number)
 {
 	pthread_mutex_lock(&fake.mutex);
-	fake.sessions[number] = (struct fake_session){true, 20000, 15000};
+	fake.sessions[number] =
+		(struct fake_session){.alive = true, .ttl = 20000, .lock_delay = 15000};
 	pthread_mutex_unlock(&fake.mutex);
 }
 

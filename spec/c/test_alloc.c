@@ -50,6 +50,7 @@ struct life {
 	bool unanswered; /* the try that takes it is not answered */
 	bool several; /* locks at once, whose transactions are shared */
 	bool refused; /* the first of these, because of one of them */
+	bool semaphore; /* not a lock */
 };
 
 #define SEVERAL 5
@@ -219,24 +220,82 @@ static void end_session(const struct life *life)
 	handle = NULL;
 }
 
+/* The only slot is somebody's, until it is known that there is one to wait for. */
+static enum hf_err acquire_slot(const struct life *life)
+{
+	if (life->contended) {
+		fake_fill("p/.lock", "16210313421097356768",
+			  "eyJMaW1pdCI6MSwiSG9sZGVycyI6eyJzb21lYm9keSI6dHJ1ZX19");
+		fake_set("p/somebody", "somebody");
+	}
+	if (life->unanswered)
+		fake_on("\"cas\"", 1, "swallow");
+	err.code = hf_semaphore_acquire(lock, life->timeout, &op, &err);
+	while (life->contended && op && !hf_op_wait(op, 1, &err) && !err.code &&
+	       !fake_seen("&recurse"))
+		;
+	fake_set("p/somebody", NULL);
+	if (op)
+		finish(op);
+	op = NULL;
+	return err.code;
+}
+
+static void with_a_semaphore(const struct life *life)
+{
+	bool given_back = true;
+
+	if (!acquire_slot(life)) {
+		given_back = use(life);
+	} else {
+		allowed(life, "acquire", err.code);
+		CHECK(!state_of(lock).held);
+		CHECK_INT(release(lock, 0), HF_NOT_HELD);
+	}
+	if (!hf_semaphore_destroy(lock, life->timeout, &op, &err))
+		finish(op);
+	op = NULL;
+	if (err.code != HF_IN_USE || given_back)
+		allowed(life, "destroy", err.code);
+}
+
 static bool all_are_free(void)
 {
-	return !fake_held("k") && !fake_held("s0") && !fake_held("s1") && !fake_held("s2") &&
-	       !fake_held("s3") && !fake_held("s4");
+	return !fake_held_below("p/") && !fake_held("k") && !fake_held("s0") && !fake_held("s1") &&
+	       !fake_held("s2") && !fake_held("s3") && !fake_held("s4");
+}
+
+/* The object that the life is about, and the lease of which is longer than the life. */
+static enum hf_err make_lock(const struct life *life)
+{
+	const struct hf_session_opts session = {.name = "own", .ttl = 20000};
+	const struct hf_session_opts slot = {.name = "own", .ttl = 20000, .behavior = "delete"};
+	const char *id = life->external ? EXTERNAL : NULL;
+	const struct hf_lock_opts lock_opts = {
+		.key = "k",
+		.value = "v",
+		.value_len = 1,
+		.session = id,
+		.session_opts = life->own ? &session : NULL,
+		.handle = handle,
+		.monitor_key = life->monitored,
+	};
+	const struct hf_semaphore_opts semaphore_opts = {
+		.prefix = "p/",
+		.limit = 1,
+		.value = "v",
+		.value_len = 1,
+		.session = id,
+		.session_opts = &slot,
+	};
+
+	return life->semaphore ? hf_semaphore_new(client, &semaphore_opts, &lock, &err)
+			       : hf_lock_new(client, &lock_opts, &lock, &err);
 }
 
 /* Answers false when nothing failed: the end has been reached. */
 static bool live(const struct life *life)
 {
-	const struct hf_session_opts session = {.name = "own", .ttl = 20000};
-	struct hf_lock_opts lock_opts = {
-		.key = "k",
-		.value = "v",
-		.value_len = 1,
-		.session = life->external ? EXTERNAL : NULL,
-		.session_opts = life->own ? &session : NULL,
-		.monitor_key = life->monitored,
-	};
 	bool failed;
 
 	fake_forget();
@@ -246,11 +305,12 @@ static bool live(const struct life *life)
 	hf_alloc_fail(life->n, life->lasting);
 	if (hf_client_new(&opts, &client, &err)) {
 		CHECK_INT(err.code, HF_NOMEM);
-	} else if (make_session(life) &&
-		   (lock_opts.handle = handle, hf_lock_new(client, &lock_opts, &lock, &err))) {
+	} else if (make_session(life) && make_lock(life)) {
 		CHECK_INT(err.code, HF_NOMEM);
 	} else if (lock) {
-		if (life->several)
+		if (life->semaphore)
+			with_a_semaphore(life);
+		else if (life->several)
 			with_several_locks(life);
 		else
 			with_a_lock(life);
@@ -394,6 +454,37 @@ static void one_failure_among_several_locks_is_made_good_by_another_try(void)
 static void lasting_failure_among_several_locks_ends_in_time(void)
 {
 	live_through((struct life){.lasting = true, .timeout = 20, .several = true});
+}
+
+static void one_failure_with_a_semaphore_is_survived(void)
+{
+	live_through((struct life){.semaphore = true, .guarded = true});
+}
+
+static void one_failure_with_a_semaphore_is_made_good_by_another_try(void)
+{
+	live_through((struct life){.semaphore = true, .timeout = 5000});
+}
+
+static void one_failure_with_a_semaphore_of_an_external_session_is_survived(void)
+{
+	live_through((struct life){.semaphore = true, .external = true});
+}
+
+static void one_failure_of_a_waiter_for_a_slot_is_made_good_by_another_look(void)
+{
+	live_through((struct life){.semaphore = true, .timeout = 10000, .contended = true});
+}
+
+static void one_failure_with_a_slot_whose_try_is_not_answered_is_survived(void)
+{
+	live_through((struct life){.semaphore = true, .timeout = 10000, .unanswered = true});
+}
+
+static void lasting_failure_with_a_semaphore_ends_in_time(void)
+{
+	live_through((struct life){
+		.semaphore = true, .lasting = true, .timeout = 50, .contended = true});
 }
 
 static void lasting_failure_of_a_waiter_ends_in_time(void)
@@ -558,6 +649,12 @@ static const struct check_test tests[] = {
 	TEST(one_failure_with_a_try_that_is_not_answered_is_survived),
 	TEST(one_failure_among_several_locks_is_survived),
 	TEST(one_failure_among_several_locks_is_made_good_by_another_try),
+	TEST(one_failure_with_a_semaphore_is_survived),
+	TEST(one_failure_with_a_semaphore_is_made_good_by_another_try),
+	TEST(one_failure_with_a_semaphore_of_an_external_session_is_survived),
+	TEST(one_failure_of_a_waiter_for_a_slot_is_made_good_by_another_look),
+	TEST(one_failure_with_a_slot_whose_try_is_not_answered_is_survived),
+	TEST(lasting_failure_with_a_semaphore_ends_in_time),
 	TEST(lasting_failure_among_several_locks_ends_in_time),
 	TEST(lasting_failure_of_a_waiter_ends_in_time),
 	TEST(lasting_failure_is_survived),
