@@ -119,7 +119,7 @@ static void answer(struct acquire *a)
 static void stop_watching(struct acquire *a)
 {
 	if (a->watching)
-		hf_tree_unwatch(tree_of(a));
+		hf_tree_unwatch(tree_of(a), true);
 	a->watching = false;
 }
 
@@ -259,7 +259,7 @@ static enum hf_step wait_for_change(struct acquire *a)
 	if (a->once)
 		return leave(a, HF_TIMEOUT);
 	if (!a->watching)
-		a->watching = hf_tree_watch(tree_of(a), 0);
+		a->watching = hf_tree_watch(tree_of(a), true);
 	if (!a->watching)
 		return look_later(a, hf_now() + LOOK_EACH);
 	if (!hf_engine_is_closing(a->op.engine)) /* a session made now would see no end */

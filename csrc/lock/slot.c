@@ -29,8 +29,6 @@
 #define VAIN 50
 /* How long a renewal may take to tell whether the session is there, ms. */
 #define CONFIRM_MS 500
-/* What is held for less needs no long poll, ms. */
-#define BRIEF 200
 
 /* ---- .lock ---------------------------------------------------------------------------------- */
 
@@ -266,7 +264,7 @@ static enum hf_step watch_cancel(struct hf_op *op, enum hf_err why)
 	struct watch *w = (struct watch *)op;
 
 	(void)why;
-	hf_tree_unwatch(w->tree);
+	hf_tree_unwatch(w->tree, false);
 	hf_tree_put(w->tree);
 	return HF_FINISH;
 }
@@ -280,7 +278,7 @@ void hf_slot_watch(struct hf_slot *slot)
 
 	if (!w)
 		return;
-	if (!hf_tree_watch(slot->tree, BRIEF)) {
+	if (!hf_tree_watch(slot->tree, false)) {
 		hf_op_unref(&w->op);
 		return;
 	}

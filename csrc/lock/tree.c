@@ -9,9 +9,12 @@
 
 /* Long polls on prefixes at once; they share the lane with those on keys. */
 #define POLLED_MAX 8
-/* The others are read again and again, ms. */
+/* The others are read again and again, ms; more seldom when nobody waits. */
 #define READ_MIN 500
 #define READ_MAX 1000
+#define HOLDERS_READ 5
+/* What is held for less needs no long poll, ms. */
+#define BRIEF 200
 
 /* ---- entries -------------------------------------------------------------------------------- */
 
@@ -175,7 +178,7 @@ static enum hf_step poll_next(struct hf_op *op)
 {
 	struct poll *p = (struct poll *)op;
 
-	if (!p->tree->watchers)
+	if (!p->tree->waiters && !p->tree->holders)
 		return poll_end(p);
 	if (p->begin > hf_now())
 		return hf_op_sleep(op, p->begin);
@@ -197,6 +200,7 @@ static enum hf_step poll_reply(struct hf_op *op, const struct hf_http *http)
 	struct poll *p = (struct poll *)op;
 	struct hf_semaphore seen;
 	struct hf_error err;
+	int64_t pace = p->tree->waiters ? 1 : HOLDERS_READ;
 	uint64_t at;
 	bool told;
 
@@ -208,7 +212,7 @@ static enum hf_step poll_reply(struct hf_op *op, const struct hf_http *http)
 	told = hf_tree_saw(p->tree, &seen, http->sent);
 	p->at = at < p->at ? 0 : at;
 	if (!p->polls)
-		return hf_op_sleep(op, hf_now() + hf_jitter(READ_MIN, READ_MAX));
+		return hf_op_sleep(op, hf_now() + hf_jitter(READ_MIN * pace, READ_MAX * pace));
 	return hf_op_sleep(op, hf_watch_next(&p->quick, http, told));
 }
 
@@ -246,17 +250,23 @@ static bool need_poll(struct hf_tree *tree, int64_t begin)
 	return true;
 }
 
-bool hf_tree_watch(struct hf_tree *tree, int64_t after)
+bool hf_tree_watch(struct hf_tree *tree, bool waits)
 {
-	if (!need_poll(tree, hf_now() + after))
+	if (!need_poll(tree, hf_now() + (waits ? 0 : BRIEF)))
 		return false;
-	tree->watchers++;
+	if (!waits)
+		tree->holders++;
+	else if (!tree->waiters++)
+		hf_wake(tree->poll);
 	return true;
 }
 
-void hf_tree_unwatch(struct hf_tree *tree)
+void hf_tree_unwatch(struct hf_tree *tree, bool waits)
 {
-	tree->watchers--;
+	if (waits)
+		tree->waiters--;
+	else
+		tree->holders--;
 }
 
 enum hf_step hf_tree_wait(struct hf_tree *tree, struct hf_op *op)

@@ -19,7 +19,7 @@ struct hf_tree {
 	int64_t seen_at; /* when it was known here */
 
 	struct hf_link changed; /* ops that wait for a change */
-	size_t watchers; /* ops that want to know of one */
+	size_t waiters, holders; /* ops that want to know of one: for a slot, and of one */
 	struct hf_op *poll; /* NULL: not running */
 };
 
@@ -36,10 +36,11 @@ void hf_tree_pass(struct hf_tree *tree, const struct hf_op *op);
 /* Notes what a request, which was sent at a time, has told, wakes who waits for a change, and
  * leaves *seen empty. Answers false when there was nothing new in it. */
 bool hf_tree_saw(struct hf_tree *tree, struct hf_semaphore *seen, int64_t sent);
-/* Begins to watch for one more op, which waits by hf_tree_wait. The first request is sent after a
- * while, ms: what ends sooner needs none. False when memory is out. */
-bool hf_tree_watch(struct hf_tree *tree, int64_t after);
-void hf_tree_unwatch(struct hf_tree *tree);
+/* Begins to watch for one more op, which waits by hf_tree_wait: of one that waits for a slot, or of
+ * one that looks after one, which begins a little later, since a brief hold needs no poll. False
+ * when memory is out. */
+bool hf_tree_watch(struct hf_tree *tree, bool waits);
+void hf_tree_unwatch(struct hf_tree *tree, bool waits);
 /* Parks an op of those until something changes. Answers HF_SLEEP. */
 enum hf_step hf_tree_wait(struct hf_tree *tree, struct hf_op *op);
 /* Frees them all. Nobody refers to one any more. */

@@ -554,6 +554,68 @@ describe("options.lock", function()
   end)
 end)
 
+describe("options.semaphore", function()
+  local function semaphore(given, base)
+    local settings, message, code = options.semaphore(given, base, 2)
+    return settings, message, code
+  end
+
+  local function session_of(given, base)
+    given.prefix, given.limit = "a", 1
+    return semaphore(given, base).session_opts
+  end
+
+  it("takes a prefix, with a slash at its end or not, and a limit", function()
+    local settings = semaphore({ prefix = "a/b", limit = 2 })
+    assert.are.equal("a/b/", settings.prefix)
+    assert.are.equal(2, settings.limit)
+    assert.are.equal("", settings.value)
+    assert.are.same(settings, semaphore({ prefix = "a/b/", limit = 2 }))
+    assert.are.equal("v", semaphore({ prefix = "a", limit = 1, value = "v" }).value)
+    assert.are.equal("5c7d-1", semaphore({ prefix = "a", limit = 1, session = "5c7d-1" }).session)
+  end)
+
+  it("raises for what is missing, unknown, or no limit", function()
+    raises("missing prefix", function() semaphore({ limit = 1 }) end)
+    raises("missing prefix", function() semaphore({ prefix = "", limit = 1 }) end)
+    raises("missing limit", function() semaphore({ prefix = "a" }) end)
+    for _, limit in ipairs({ 0, -1, 1.5, 2 ^ 54 }) do
+      raises("limit must be a whole number of at least 1", function() semaphore({ prefix = "a", limit = limit }) end)
+    end
+    raises("unknown option \"key\"", function() semaphore({ key = "a", limit = 1 }) end)
+    raises("unknown option \"lock_delay\"", function() semaphore({ prefix = "a", limit = 1, lock_delay = 1 }) end)
+    raises("unknown option \"session_opts.behavior\"", function()
+      session_of({ session_opts = { behavior = "release" } })
+    end)
+    raises("not both", function() session_of({ session_ttl = 10, session_opts = { ttl = 20 } }) end)
+    raises("session is made elsewhere", function() session_of({ session = "x", session_ttl = 10 }) end)
+  end)
+
+  it("refuses what no key may begin with", function()
+    for _, prefix in ipairs({ "/", "/a", "a//", "a//b", "../a", "a/.", "a\n" }) do
+      local settings, message, code = semaphore({ prefix = prefix, limit = 1 })
+      assert.is_nil(settings)
+      assert.are.equal("INVALID", code, message)
+    end
+    assert.are.equal("TOO_LARGE", select(3, semaphore({ prefix = ("a"):rep(65536), limit = 1 })))
+  end)
+
+  it("gives each hold a session that has no lock-delay, and a TTL that is as long", function()
+    local plain = session_of({})
+    assert.are.equal(25, plain.ttl)
+    assert.are.equal(0, plain.lock_delay)
+    assert.are.equal("delete", plain.behavior)
+    assert.are.equal("holdfast", plain.name)
+    assert.are.equal(40, session_of({}, { ttl = 40, lock_delay = 30 }).ttl)
+    assert.are.equal(60, session_of({}, { ttl = 40, lock_delay = 90 }).ttl)
+    local own = session_of({ session_ttl = "12s", session_name = "n", session_opts = { checks = { "c" } } })
+    assert.are.equal(12, own.ttl)
+    assert.are.equal("n", own.name)
+    assert.are.same({ "c" }, own.checks)
+    assert.are.equal(0, own.lock_delay)
+  end)
+end)
+
 describe("options.request", function()
   local function request(given)
     local settings, message, code = options.request(given, 2)
