@@ -83,7 +83,7 @@ local function read_parameter(name, value)
   if type(name) ~= "string" or not name:find("^[%w_.-]+$") then check.mistake("no parameter is called %s", label) end
   if KNOWN[name] then return check.read(value, KNOWN[name], name) end
   if type(value) == "table" then return check.read(value, "list", name) end
-  if type(value) == "number" then return ("%.14g"):format(value) end
+  if type(value) == "number" then return (value % 1 == 0 and "%.0f" or "%.14g"):format(value) end
   if type(value) ~= "string" and type(value) ~= "boolean" then
     check.mistake("%s must be text, a number, a boolean or a list of texts, not %s", name, check.kind_of(value))
   end

@@ -49,10 +49,10 @@ describe("a call", function()
 
   it("has every query option on the wire (behaviour 34)", function()
     local query, headers = asked({ consistent = true, filter = 'A == "b c"', near = "_agent", dc = "dc2", ns = "n",
-      partition = "p", ["node-meta"] = { "a:1", "b:2" }, flags = "16210313421097356768", cas = 7, raw = true,
-      keys = false, token = "of-the-call" })
-    assert.are.equal("cas=7&consistent&dc=dc2&filter=A%20%3D%3D%20%22b%20c%22&flags=16210313421097356768&near=_agent"
-      .. "&node-meta=a%3A1&node-meta=b%3A2&ns=n&partition=p&raw", wire(query))
+      partition = "p", ["node-meta"] = { "a:1", "b:2" }, flags = "16210313421097356768", cas = 1234567890123456,
+      raw = true, keys = false, token = "of-the-call" })
+    assert.are.equal("cas=1234567890123456&consistent&dc=dc2&filter=A%20%3D%3D%20%22b%20c%22"
+      .. "&flags=16210313421097356768&near=_agent&node-meta=a%3A1&node-meta=b%3A2&ns=n&partition=p&raw", wire(query))
     assert.are.equal("of-the-call", headers["x-consul-token"])
     assert.are.equal("stale", wire((asked({ stale = true }))))
   end)
