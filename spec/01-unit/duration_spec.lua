@@ -47,9 +47,12 @@ describe("duration.format", function()
     assert.are.equal("8640000000ms", duration.format("2400h"))
   end)
 
-  it("rounds to the nearest, and never down to nothing", function()
+  it("rounds to the nearest, and never down to nothing (behaviour 41)", function()
     assert.are.equal("2ms", duration.format(0.0016))
     assert.are.equal("1ms", duration.format("10us"))
+    assert.are.equal("1ms", duration.format("1us"))
+    assert.are.equal("1ms", duration.format("1ms"))
+    assert.are.equal("5ms", duration.format("5ms"))
   end)
 
   it("answers nil and a message for what is no duration", function()

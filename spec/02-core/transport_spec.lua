@@ -230,7 +230,7 @@ describe("a lock", function()
   end)
 
   -- The scriptable server has TCP only.
-  it("goes through a Unix socket, with localhost as the host", function()
+  it("goes through a Unix socket, with localhost as the host (behaviour 38)", function()
     path = os.tmpname()
     os.remove(path)
     listener = assert(unix.stream and unix.stream() or unix())
