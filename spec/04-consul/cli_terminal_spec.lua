@@ -63,6 +63,13 @@ describe("holdfast lock on a terminal", function()
     expect("status 5 then more")
   end)
 
+  it("says that a command wants the terminal, and lets Ctrl-C end it", function()
+    open(lock({}, "read a < /dev/tty; echo got $a") .. "; echo status $?")
+    expect("--pass-stdin gives it")
+    keyboard:write("\3")
+    expect("status 130")
+  end)
+
   it("stops by Ctrl-Z with the command, and goes on with it in the foreground", function()
     open(("exec bash -mc %s"):format(cli.quote(
       lock({ "--pass-stdin" }, "echo ready; read a; echo got $a") .. "; echo out of it; fg; echo status $?")))

@@ -25,16 +25,25 @@ local function hear(self, name)
   if signals.is_for_command(name) then
     self.say("%s to the command", name)
     process.signal(self.pid, name)
+    if self.starved then process.signal(self.pid, "CONT") end -- nothing reaches what is stopped
   end
 end
 
--- Without a terminal of ours a command that stops is somebody else's doing, and its lock goes on.
+-- Without a terminal of ours a command that stops is somebody else's doing, and its lock goes on; but who is stopped
+-- because it wants a terminal would wait for ever.
+local function stopped(self, signal)
+  if self.terminal then return suspend(self) end
+  if signal ~= "TTIN" and signal ~= "TTOU" then return end
+  if not self.starved then exits.say("the command has stopped, since it wants the terminal: --pass-stdin gives it") end
+  self.starved = true
+end
+
 local function look(self)
   local what, value, number = process.look(self.pid)
   while what do
     if what == "exited" then self.status = value end
     if what == "killed" then self.status = 128 + number end
-    if what == "stopped" and self.terminal then suspend(self) end
+    if what == "stopped" then stopped(self, value) end
     if what == "all" then
       self.gone = true
       return
