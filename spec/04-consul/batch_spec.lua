@@ -1,9 +1,9 @@
 -- What is ready at the same time shares a transaction, and each gets its own answer.
+local acl = require("spec.support.acl")
 local agent = require("spec.support.agent")
 local consul = require("spec.support.consul")
 local fake = require("spec.support.fake")
 local helper = require("spec.helper")
-local json = require("dkjson")
 local together = require("spec.support.together")
 
 local MANY = 12
@@ -339,24 +339,13 @@ describe("ops that are ready while the slots are taken", function()
 end)
 
 describe("ops that are ready while the slots are taken, at an agent with an ACL", function()
-  local ROOT = "5e551014-0000-4000-8000-00000000acl0"
   after_each(helper.finish)
-
-  local function set_rules(server, rules, id)
-    local status, text = server:ask(consul.request, "PUT", "/v1/acl/policy" .. (id and "/" .. id or ""), nil,
-      json.encode({ Name = "some", Rules = rules }))
-    assert.are.equal(200, status, text)
-    return json.decode(text).ID
-  end
 
   -- An agent that denies what rules do not allow to whoever has the token; and the id of the policy.
   local function strict_agent(rules)
-    local server = helper.agent({ token = ROOT,
-      config = { acl = { enabled = true, default_policy = "deny", tokens = { master = ROOT, agent = ROOT } } } })
-    local policy = set_rules(server, rules)
-    local _, token = server:ask(consul.request, "PUT", "/v1/acl/token", nil,
-      json.encode({ Policies = { { ID = policy } } }))
-    return server, json.decode(token).SecretID, policy
+    local server = acl.agent()
+    local policy = acl.policy(server, rules)
+    return server, (acl.token(server, policy)), policy
   end
 
   it("are denied one by one, and the others get what they want", function()
@@ -398,7 +387,7 @@ describe("ops that are ready while the slots are taken, at an agent with an ACL"
     local OPEN = [[key_prefix "open/" { policy = "write" } session_prefix "" { policy = "write" } ]]
     local server, token, policy = strict_agent(OPEN .. [[key_prefix "mine/" { policy = "write" }]])
     local client = helper.client({ address = server:address(), token = token })
-    local holder = helper.client({ address = server:address(), token = ROOT })
+    local holder = helper.client({ address = server:address(), token = acl.ROOT })
     local held, waiting = {}, {}
     local function wait_for(key)
       local lock = assert(holder:lock(key))
@@ -409,7 +398,7 @@ describe("ops that are ready while the slots are taken, at an agent with an ACL"
     for i = 1, 30 do wait_for("open/" .. i) end
     for i = 1, 3 do wait_for("mine/" .. i) end
     helper.eventually(function() return client:stats().requests > 60 end, 10)
-    set_rules(server, OPEN, policy)
+    acl.change(server, policy, OPEN)
     for i = 1, 3 do
       assert.are.equal("DENIED", fake.code_of(fake.result(waiting["mine/" .. i], 20)))
     end
