@@ -134,7 +134,7 @@ describe("options.client", function()
       assert.are.equal("http://[fe80::1%25eth0]:8500", base("http://[fe80::1%25eth0]:8500"))
     end)
 
-    it("keeps a path prefix, without slashes at its end", function()
+    it("keeps a path prefix, without slashes at its end (behaviour 45)", function()
       assert.are.equal("http://proxy:80/consul", base("http://proxy:80/consul"))
       assert.are.equal("https://proxy/a/b", base("https://proxy/a/b//"))
       assert.are.equal("http://proxy:80/consul", base("proxy:80/consul/"))
@@ -170,7 +170,7 @@ describe("options.client", function()
       end
     end)
 
-    it("comes from CONSUL_HTTP_ADDR when it is not given", function()
+    it("comes from CONSUL_HTTP_ADDR when it is not given (behaviour 31)", function()
       local variables = { CONSUL_HTTP_ADDR = "unix:///from/env" }
       assert.are.equal("/from/env", client({}, variables).unix_socket)
       assert.are.equal("http://mine:1", base("mine:1", variables))
@@ -183,7 +183,7 @@ describe("options.client", function()
       return client(given, { CONSUL_HTTP_SSL = ssl, CONSUL_HTTP_ADDR = address }).base
     end
 
-    it("asks for https wherever no option says http", function()
+    it("asks for https wherever no option says http (behaviour 31)", function()
       for _, yes in ipairs({ "1", "t", "T", "true", "TRUE", "True" }) do
         assert.are.equal("https://127.0.0.1:8500", base({}, yes))
       end
@@ -209,7 +209,7 @@ describe("options.client", function()
     local VARIABLES = { CONSUL_HTTP_TOKEN = "env", CONSUL_HTTP_TOKEN_FILE = "/env" }
     local FILES = { ["/env"] = "env file\n", ["/mine"] = " \tmine file\r\n\n" }
 
-    it("takes file before string, and options before the environment", function()
+    it("takes file before string, and options before the environment (behaviour 31)", function()
       local given = { token = "mine", token_file = "/mine" }
       assert.are.equal("mine file", client(given, VARIABLES, FILES).token)
       assert.are.equal("mine", client({ token = "mine" }, VARIABLES, FILES).token)
@@ -252,7 +252,7 @@ describe("options.client", function()
   end)
 
   describe("auth", function()
-    it("comes from the option, else from CONSUL_HTTP_AUTH", function()
+    it("comes from the option, else from CONSUL_HTTP_AUTH (behaviour 31)", function()
       local variables = { CONSUL_HTTP_AUTH = "env:pass:word" }
       assert.are.equal("mine:x", client({ auth = "mine:x" }, variables).auth)
       assert.are.equal("env:pass:word", client({}, variables).auth)
@@ -268,7 +268,7 @@ describe("options.client", function()
     end)
   end)
 
-  it("takes namespace and partition from the environment when they are not given", function()
+  it("takes namespace and partition from the environment when they are not given (behaviour 31)", function()
     local variables = { CONSUL_NAMESPACE = "env-ns", CONSUL_PARTITION = "env-p" }
     local settings = client({}, variables)
     assert.are.equal("env-ns", settings.namespace)
@@ -296,7 +296,7 @@ describe("options.client", function()
       CONSUL_HTTP_SSL_VERIFY = "false",
     }
 
-    it("comes from the environment, field by field", function()
+    it("comes from the environment, field by field (behaviour 31)", function()
       local settings = client({}, VARIABLES, FILES)
       assert.are.equal("/ca", settings.ca_file)
       assert.are.equal("/cas", settings.ca_path)
@@ -311,7 +311,7 @@ describe("options.client", function()
       assert.is_true(settings.verify)
     end)
 
-    it("verifies unless it is told not to in words that are understood", function()
+    it("verifies unless it is told not to in words that are understood (behaviour 31)", function()
       assert.is_true(client({}, { CONSUL_HTTP_SSL_VERIFY = "1" }).verify)
       assert.is_true(client({}, { CONSUL_HTTP_SSL_VERIFY = "" }).verify)
       assert.is_false(client({}, { CONSUL_HTTP_SSL_VERIFY = "0" }).verify)
@@ -319,7 +319,7 @@ describe("options.client", function()
       assert.is_true(client({ tls = { verify = true } }, { CONSUL_HTTP_SSL_VERIFY = "off" }).verify)
     end)
 
-    it("is INVALID with only one of certificate and key", function()
+    it("is INVALID with only one of certificate and key (behaviour 32)", function()
       invalid({ client({ tls = { cert_file = "/cert" } }) }, "tls.cert_file", '"/cert"', "tls.key_file")
       invalid({ client({ tls = { key_file = "/key" } }) }, "tls.key_file", '"/key"', "tls.cert_file")
       invalid({ client({}, { CONSUL_CLIENT_CERT = "/cert" }) }, "CONSUL_CLIENT_CERT", '"/cert"', "CONSUL_CLIENT_KEY")
@@ -349,7 +349,7 @@ describe("options.client", function()
       assert.are.equal("http://h:1", base(nil, { ca_file = "/ca" }, { CONSUL_HTTP_ADDR = "h:1" }))
     end)
 
-    it("puts the server name into the URL and goes to the address all the same", function()
+    it("puts the server name into the URL and goes to the address all the same (behaviour 32)", function()
       local function where(address, name)
         local settings = client({ address = "https://" .. address, tls = { server_name = name } })
         return { settings.base, settings.connect_to }
