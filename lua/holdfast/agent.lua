@@ -127,14 +127,14 @@ function Agent:register_check(definition, opts)
   return true
 end
 
--- A method that puts to the path of an id.
-local function put(name, path)
+-- A method that takes something away. What is not there is gone; since 1.14 Consul says so by 404.
+local function remover(name, path)
   return function(agent, id, opts)
     local given, message, code = arguments[name](2, id, opts)
     if not given then return nil, message, code end
     local ok
     ok, message, code = ask(agent, "PUT", path .. call.escape(given.id), given.opts)
-    if not ok then return nil, message, code end
+    if not ok and code ~= "NOT_FOUND" then return nil, message, code end
     return true
   end
 end
@@ -146,6 +146,7 @@ local function report(name)
     local ok
     local path = ("/v1/agent/check/%s/%s"):format(name, call.escape(given.id))
     ok, message, code = ask(agent, "PUT", path, given.opts, { note = given.note })
+    if not ok and message:find("does not have associated TTL", 1, true) then code = "NOT_FOUND" end -- 500 before 1.14
     if not ok then return nil, message, code end
     return true
   end
@@ -155,13 +156,14 @@ end
 -- @function agent:deregister_check
 -- @string id
 -- @tparam[opt] table opts of a write
-Agent.deregister_check = put("deregister_check", "/v1/agent/check/deregister/")
+Agent.deregister_check = remover("deregister_check", "/v1/agent/check/deregister/")
 
 --- Says that a TTL check passes, for its TTL from now on.
 -- @function agent:pass
 -- @string id
 -- @string[opt] note what a person who looks at it finds
 -- @tparam[opt] table opts of a write
+-- @treturn true|nil true; nil, message, code: NOT_FOUND when there is no TTL check of that id
 Agent.pass = report("pass")
 --- Says that it is not quite well.
 -- @function agent:warn
@@ -276,7 +278,7 @@ end
 -- @function agent:deregister_service
 -- @string id
 -- @tparam[opt] table opts of a write
-Agent.deregister_service = put("deregister_service", "/v1/agent/service/deregister/")
+Agent.deregister_service = remover("deregister_service", "/v1/agent/service/deregister/")
 
 --- What the agent is, as Consul has it: `{ Config = { NodeName, Datacenter, ... }, Member, ... }`.
 -- @function agent:self

@@ -50,7 +50,10 @@ describe("client", function()
       assert.is_true(agent:deregister_check(id))
       assert.is_nil(agent:checks()[id])
       assert.is_true(agent:deregister_check(id))
-      assert.are.equal("HTTP", code_of(agent:pass(id)))
+      for _, method in ipairs({ "pass", "warn", "fail" }) do
+        assert.are.equal("NOT_FOUND", code_of(agent[method](agent, id)))
+      end
+      assert.is_true(agent:deregister_service(id))
     end)
 
     it("registers HTTP checks, with all that belongs to the request", function()
