@@ -37,42 +37,51 @@ describe("with the smallest policy of docs/acl.md", function()
     return client
   end
 
-  -- What a lock's life needs. Answers the code of the first refusal.
-  local function live(rules)
-    local lock = assert(make(rules):lock(PREFIX .. "1"))
+  local LIVES = {
+    lock = { "lock", "unlock", "destroy", make = function() return client:lock(PREFIX .. "1") end },
+    semaphore = { "acquire", "release", "destroy", make = function() return client:semaphore(PREFIX .. "2", 2) end },
+  }
+
+  -- Goes through one of those lives. Answers the code of the first refusal.
+  local function live(rules, what)
+    make(rules)
+    local life = LIVES[what]
+    local object = assert(life.make())
     local function try(method)
-      local ok, message, code = lock[method](lock, 0)
+      local ok, message, code = object[method](object, 0)
       if ok then return nil end
       assert.matches("Permission denied", message, 1, true)
       return code
     end
-    local code = try("lock")
+    local code = try(life[1])
     if code then return code end
     local renewals = client:stats().renewals
     helper.eventually(function() return client:stats().renewals > renewals end)
-    return try("unlock") or try("destroy")
+    return try(life[2]) or try(life[3])
   end
 
-  it("a lock is taken, renewed, given back and destroyed", function()
-    assert.is_nil(live(table.concat(printed())))
-    assert.are.same({ 0, 1, 1 }, { client:stats().renew_failures, client:stats().acquired, client:stats().released })
-  end)
+  for what in pairs(LIVES) do
+    it(("a %s is taken, renewed, given back and destroyed"):format(what), function()
+      assert.is_nil(live(table.concat(printed()), what))
+      assert.are.equal(0, client:stats().renew_failures)
+    end)
 
-  it("every line is needed", function()
-    local groups = printed()
-    assert.are.equal(2, #groups)
-    for left_out = 1, #groups do
-      local rules = {}
-      for i, group in ipairs(groups) do if i ~= left_out then rules[#rules + 1] = group end end
-      assert.are.equal("DENIED", live(table.concat(rules)), "without " .. groups[left_out])
-      rules[#rules + 1] = groups[left_out]:gsub("\"write\"", "\"read\"")
-      assert.are.equal("DENIED", live(table.concat(rules)), "with less than " .. groups[left_out])
-    end
-  end)
+    it(("a %s needs every line"):format(what), function()
+      local groups = printed()
+      assert.are.equal(2, #groups)
+      for left_out = 1, #groups do
+        local rules = {}
+        for i, group in ipairs(groups) do if i ~= left_out then rules[#rules + 1] = group end end
+        assert.are.equal("DENIED", live(table.concat(rules), what), "without " .. groups[left_out])
+        rules[#rules + 1] = groups[left_out]:gsub("\"write\"", "\"read\"")
+        assert.are.equal("DENIED", live(table.concat(rules), what), "with less than " .. groups[left_out])
+      end
+    end)
+  end
 
   it("the name of its node is enough of a session_prefix", function()
     local rules = table.concat(printed()):gsub("session_prefix \"\"", ("session %q"):format(agent.node))
-    assert.is_nil(live(rules))
+    assert.is_nil(live(rules, "lock"))
   end)
 
   it("what is elsewhere is DENIED, and a key that may not be read is not absent", function()
