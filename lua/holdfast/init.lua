@@ -168,7 +168,12 @@ local M = {
 }
 
 --- Makes a client. Opens no socket and starts no thread: the first operation does.
--- @tparam[opt] table opts every field optional, CONSUL_* environment variables are the defaults: `address`, `token`,
+--
+-- What is not given is as in the environment, by the rules of Go's client: CONSUL_HTTP_ADDR, CONSUL_HTTP_SSL,
+-- CONSUL_HTTP_TOKEN_FILE, CONSUL_HTTP_TOKEN, CONSUL_HTTP_AUTH, CONSUL_CACERT, CONSUL_CAPATH, CONSUL_CLIENT_CERT,
+-- CONSUL_CLIENT_KEY, CONSUL_TLS_SERVER_NAME, CONSUL_HTTP_SSL_VERIFY, CONSUL_NAMESPACE, CONSUL_PARTITION. It differs in
+-- what makes no sense: that is INVALID here. A token file is read here and again whenever Consul refuses a request.
+-- @tparam[opt] table opts every field optional: `address`, `token`,
 -- `token_file`, `auth`, `datacenter`, `namespace`, `partition`, `tls = { ca_file=, ca_path=, cert_file=, key_file=,
 -- server_name=, verify=true }`, `timeout=10`, `session = { name="holdfast", ttl=10, lock_delay=25, behavior="release",
 -- node=, checks=, service_checks= }`, `scheduler="plain"`
