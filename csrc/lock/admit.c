@@ -479,7 +479,16 @@ static enum hf_step in_vain(struct acquire *a, const struct hf_error *err)
 	return look_later(a, aside(a));
 }
 
-/* A refusal by a session of our own says that nothing is ours; its end sees to copies. */
+/* Whether nothing can have come of a try with a session of our own, whose end sees to later copies:
+ * it was refused, and libcurl has not sent it before. */
+static bool surely_refused(const struct acquire *a, enum hf_verdict verdict,
+			   const struct hf_http *http)
+{
+	if (!a->sem->session_opts)
+		return false;
+	return hf_call_unheard(http) || (verdict != HF_V_AGAIN && http->sendings <= 1);
+}
+
 static enum hf_step tried(struct acquire *a, const struct hf_http *http)
 {
 	struct hf_error err;
@@ -492,7 +501,7 @@ static enum hf_step tried(struct acquire *a, const struct hf_http *http)
 	}
 	if (verdict == HF_V_NO_SESSION)
 		hf_session_gone(session_of(a));
-	if (a->sem->session_opts && (verdict != HF_V_AGAIN || hf_call_unheard(http)))
+	if (surely_refused(a, verdict, http))
 		a->unsure = a->was_unsure;
 	if (a->why)
 		return leave(a, a->why);

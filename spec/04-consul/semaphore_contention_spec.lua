@@ -39,7 +39,7 @@ describe("of a semaphore that many want", function()
       for _ = 1, tonumber(os.getenv("TURNS")) do
         assert(sem:acquire(100))
         local from = core.now()
-        core.poll({}, 0.02)
+        core.poll({}, 0.05)
         local held = sem:held()
         print(("%.6f %.6f %s"):format(from, core.now(), tostring(held)))
         assert(sem:release())
@@ -65,12 +65,12 @@ describe("of a semaphore that many want", function()
   end)
 
   it("no more clients believe to have one when requests are late, lost and doubled", function()
-    local CLIENTS, TURNS, LIMIT, RULES = 20, 3, 3, 150
+    local CLIENTS, TURNS, LIMIT, RULES = 20, 2, 3, 150
     local proxy, spans = helper.proxy(), {}
     local troubles = { {}, { action = "twice" }, { action = "late", hang_up = true }, { action = "pass_then_close" },
       { action = "twice" }, { action = "pass_then_reset" }, {} }
     for i = 1, RULES do
-      local rule = { match = fake.TXN, times = 1, delay = i * 7 % 11 * 0.02 }
+      local rule = { match = fake.TXN, times = 1, delay = i * 7 % 11 * 0.01 }
       for name, value in pairs(troubles[i % #troubles + 1]) do rule[name] = value end
       proxy:rule(rule)
       if i % 5 == 0 then proxy:rule({ match = TREE, times = 1, skip = 2, delay = i % 3 * 0.05 }) end
@@ -81,7 +81,7 @@ describe("of a semaphore that many want", function()
       for _ = 1, TURNS do
         assert(sem:acquire(helper.seconds(30)))
         local from = core.now()
-        loop.sleep(0.01)
+        loop.sleep(0.15) -- long beside what a try takes, or no two would meet
         if sem:held() then spans[#spans + 1] = { from, core.now() } end
         assert(sem:release())
       end

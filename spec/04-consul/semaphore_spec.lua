@@ -436,6 +436,28 @@ describe("a try for a slot whose answer does not come", function()
     helper.eventually(semaphores.is_empty(prefix))
   end)
 
+  it("is taken back before the caller hears that it has canceled, when the answer is near", function()
+    proxy:rule({ match = fake.TXN, times = 1, hold = true })
+    local op = assert(sem:start_acquire())
+    assert(proxy:wait_for(fake.TXN, 1, helper.seconds(5)))
+    sem:cancel()
+    assert.are.equal(1, proxy:release(fake.TXN))
+    assert.are.equal("CANCELED", code_of(fake.result(op)))
+    helper.eventually(semaphores.is_empty(prefix))
+    assert.is_false(sem:held())
+  end)
+
+  it("is taken back when it is not known yet what came of it", function()
+    proxy:rule({ match = fake.TXN, times = 1, action = "pass_then_close" })
+    proxy:rule({ match = TREE, skip = 1, times = 1, hold = true })
+    local op = assert(sem:start_acquire())
+    assert(proxy:wait_for(TREE, 2, helper.seconds(10))) -- the look after the try
+    assert.are.equal(1, #state(prefix).Holders)
+    sem:cancel()
+    assert.are.equal("CANCELED", code_of(fake.result(op)))
+    helper.eventually(semaphores.is_empty(prefix))
+  end)
+
   it("is taken back when it is carried out after that", function()
     proxy:rule({ match = fake.TXN, times = 1, action = "late" })
     assert.are.equal("TIMEOUT", code_of(sem:acquire(helper.seconds(0.1))))
@@ -467,16 +489,32 @@ describe("a try for a slot whose answer does not come", function()
     helper.eventually(semaphores.is_empty(prefix))
   end)
 
-  it("leaves nothing with a session made elsewhere, however late it is carried out", function()
-    local id = helper.session()
+  -- The fence moves the index of .lock, so that what comes later is refused.
+  local function late_with_a_session_made_elsewhere()
+    local id, before = helper.session(), select(2, state(prefix)) or { ModifyIndex = 0 }
     sem = assert(client:semaphore({ prefix = prefix, limit = 1, session = id }))
     proxy:rule({ match = fake.TXN, times = 1, action = "late" })
     assert.are.equal("TIMEOUT", code_of(sem:acquire(helper.seconds(0.1))))
-    helper.eventually(function() return state(prefix) end) -- the fence
+    local fence = helper.eventually(function()
+      local _, pair = state(prefix)
+      return pair and pair.ModifyIndex > before.ModifyIndex and pair.ModifyIndex
+    end)
     assert.are.equal(1, proxy:release(fake.TXN))
     assert(proxy:wait_for(fake.TXN, 1, helper.seconds(5), "carried"))
-    helper.eventually(semaphores.is_empty(prefix))
-    assert.are.same({}, state(prefix).Holders)
+    assert.are.equal(fence, select(2, state(prefix)).ModifyIndex)
+    assert.is_true(semaphores.is_empty(prefix)())
+  end
+
+  it("leaves nothing with a session made elsewhere, however late it is carried out", function()
+    late_with_a_session_made_elsewhere()
+  end)
+
+  it("leaves nothing so where .lock was there before", function()
+    local other = new(1)
+    assert(other:acquire())
+    assert(other:release())
+    late_with_a_session_made_elsewhere()
+    assert.is_true(other:acquire(helper.seconds(5)))
   end)
 end)
 
