@@ -32,6 +32,7 @@ build = {
     ["holdfast.cli.lock"] = "lua/holdfast/cli/lock.lua",
     ["holdfast.cli.parser"] = "lua/holdfast/cli/parser.lua",
     ["holdfast.cli.print"] = "lua/holdfast/cli/print.lua",
+    ["holdfast.cli.release"] = "lua/holdfast/cli/release.lua",
     ["holdfast.cli.signals"] = "lua/holdfast/cli/signals.lua",
     ["holdfast.duration"] = "lua/holdfast/duration.lua",
     ["holdfast.emitter"] = "lua/holdfast/emitter.lua",

@@ -7,7 +7,7 @@ local parser = require("holdfast.cli.parser")
 
 local COMMANDS = {
   doctor = require("holdfast.cli.doctor"), lock = require("holdfast.cli.lock"), locks = list.locks,
-  sessions = list.sessions,
+  release = require("holdfast.cli.release"), sessions = list.sessions,
 }
 
 local M = {}

@@ -105,6 +105,15 @@ local function add_sessions(parser)
   add_connect(command)
 end
 
+local function add_release(parser)
+  local command = parser:command("release", "Free a key, whoever holds it.")
+  command:argument("key", "The whole key, as holdfast locks shows it."):argname("KEY")
+  command:group("Options",
+    command:flag("--session", "Destroy the session that holds it: slower, since the lock-delay follows, and safer."),
+    command:flag("-y --yes", "Do not ask."))
+  add_connect(command)
+end
+
 local function add_doctor(parser)
   local command = parser:command("doctor", "Try what locks need, and say what does not work and what to do about it.")
   command:group("Options",
@@ -127,6 +136,7 @@ function M.new()
   add_lock(parser)
   add_locks(parser)
   add_sessions(parser)
+  add_release(parser)
   add_doctor(parser)
   parser:epilog(exit_statuses())
   for _, command in ipairs(parser._commands) do command:epilog(exit_statuses()) end
