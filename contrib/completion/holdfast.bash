@@ -11,7 +11,7 @@ _holdfast() {
         case "$arg" in
             lock)
                 cmd="lock"
-                opts="$opts -h --help -t --timeout --name --ttl --lock-delay -i --pass-stdin -s --shell --signal --grace -v --verbose --address --token --token-file --auth --datacenter --namespace --partition --ca-file --ca-path --cert-file --key-file --server-name --http-timeout --no-verify"
+                opts="$opts -h --help -n --limit -t --timeout --name --ttl --lock-delay -i --pass-stdin -s --shell --signal --grace -v --verbose --address --token --token-file --auth --datacenter --namespace --partition --ca-file --ca-path --cert-file --key-file --server-name --http-timeout --no-verify"
                 break
                 ;;
             locks)
@@ -24,6 +24,11 @@ _holdfast() {
                 opts="$opts -h --help --node -j --json --address --token --token-file --auth --datacenter --namespace --partition --ca-file --ca-path --cert-file --key-file --server-name --http-timeout --no-verify"
                 break
                 ;;
+            release)
+                cmd="release"
+                opts="$opts -h --help --session -y --yes --address --token --token-file --auth --datacenter --namespace --partition --ca-file --ca-path --cert-file --key-file --server-name --http-timeout --no-verify"
+                break
+                ;;
             doctor)
                 cmd="doctor"
                 opts="$opts -h --help --prefix --ttl --lock-delay -j --json --address --token --token-file --auth --datacenter --namespace --partition --ca-file --ca-path --cert-file --key-file --server-name --http-timeout --no-verify"
@@ -34,10 +39,14 @@ _holdfast() {
 
     case "$cmd" in
         '')
-            COMPREPLY=($(compgen -W "lock locks sessions doctor" -- "$cur"))
+            COMPREPLY=($(compgen -W "lock locks sessions release doctor" -- "$cur"))
             ;;
         'lock')
             case "$prev" in
+                -n|--limit)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
                 -t|--timeout)
                     COMPREPLY=($(compgen -f -- "$cur"))
                     return 0
@@ -180,6 +189,63 @@ _holdfast() {
                     COMPREPLY=($(compgen -f -- "$cur"))
                     return 0
                     ;;
+                --address)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --token)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --token-file)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --auth)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --datacenter)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --namespace)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --partition)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --ca-file)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --ca-path)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --cert-file)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --key-file)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --server-name)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+                --http-timeout)
+                    COMPREPLY=($(compgen -f -- "$cur"))
+                    return 0
+                    ;;
+            esac
+
+            ;;
+        'release')
+            case "$prev" in
                 --address)
                     COMPREPLY=($(compgen -f -- "$cur"))
                     return 0

@@ -21,6 +21,19 @@ local function session_of(options, key)
   return { name = (name:gsub("%c", " ")), ttl = options.ttl, lock_delay = options.lock_delay }
 end
 
+-- What is to be held, and what taking and giving it back are called.
+local function make_lock(run, limit)
+  local client, message, code = run.client
+  if limit == 1 then
+    run.lock, message, code = client:lock({ key = run.key, monitor = "key" })
+  else
+    run.lock, message, code = client:semaphore(run.key:match("^(.*)/%.lock$"), limit)
+  end
+  if not run.lock then return nil, exits.fail(exits.of(code), "%s", message) end
+  run.take, run.give = run.lock.lock or run.lock.acquire, run.lock.unlock or run.lock.release
+  return run
+end
+
 -- ---- the three parts -----------------------------------------------------------------------------------------------
 
 -- Answers true; or false and the exit status.
@@ -32,11 +45,11 @@ local function acquire(run, timeout)
     stopped = stopped or number
     run.lock:cancel()
   end
-  local held, message, code = run.lock:lock(timeout)
+  local held, message, code = run.take(run.lock, timeout)
   run.signals:drain()
   if stopped then return false, 128 + stopped end
   if not held then return false, exits.fail(exits.of(code), "%s", message) end
-  run.say("%s is held, token %d", run.lock:key(), run.lock:token())
+  run.say("%s is held, token %d", run.key, run.lock:token())
   return true
 end
 
@@ -53,7 +66,7 @@ local function release(run, status)
     if signals.ENDING[name] then error(INTERRUPTED, 0) end
   end
   local ok, released, message, code = pcall(function()
-    local released, message, code = run.lock:unlock()
+    local released, message, code = run.give(run.lock)
     if released then run.lock:destroy(DESTROY_TIMEOUT) end
     return released, message, code
   end)
@@ -66,7 +79,7 @@ end
 
 local function under_lock(run)
   local held = run.lock:held()
-  if not held then return exits.fail(exits.LOST, "%s was lost before the command began", run.lock:key()) end
+  if not held then return exits.fail(exits.LOST, "%s was lost before the command began", run.key) end
   run.env = environment(run.lock)
   return child.run(run)
 end
@@ -80,17 +93,15 @@ end
 -- Answers what is to run; nil, exit status.
 local function prepare(options)
   local run = { argv = options.shell and shell(options.argv) or options.argv, pass_stdin = options.pass_stdin,
-    grace = options.grace, signal = options.signal, say = options.verbose and exits.say or function() end }
-  local key = key_of(options)
+    grace = options.grace, signal = options.signal, key = key_of(options),
+    say = options.verbose and exits.say or function() end }
   local status, message, code
   run.signals, message, code = signals.take()
   if not run.signals then return nil, exits.fail(exits.of(code), "%s", message) end
   run.client, status = connect.open(options,
-    { session = session_of(options, key), scheduler = run.signals.scheduler })
+    { session = session_of(options, run.key), scheduler = run.signals.scheduler })
   if not run.client then return nil, status end
-  run.lock, message, code = run.client:lock({ key = key, monitor = "key" })
-  if not run.lock then return nil, exits.fail(exits.of(code), "%s", message) end
-  return run
+  return make_lock(run, options.limit)
 end
 
 --- Does it.
@@ -100,7 +111,7 @@ function M.run(options)
   local run, status = prepare(options)
   if not run then return status end
   local held
-  run.say("waiting for %s", run.lock:key())
+  run.say("waiting for %s", run.key)
   held, status = acquire(run, options.timeout)
   if held then status = under_lock(run) end
   status = release(run, status)

@@ -21,6 +21,12 @@ local function positive(text)
   return value, message
 end
 
+local function limit(text)
+  local n = tonumber(text)
+  if not n or n < 1 or n % 1 ~= 0 then return nil, ("%q is not a whole number of at least 1"):format(text) end
+  return n
+end
+
 -- ---- options -------------------------------------------------------------------------------------------------------
 
 --- How to reach Consul: { option, field of holdfast.new's options, what its value is called, text, variable }. A dot
@@ -74,11 +80,13 @@ local function add_lock_delay(command)
 end
 
 local function add_lock(parser)
-  local command = parser:command("lock", "Run a command while holding a lock.")
+  local command = parser:command("lock", "Run a command while holding a lock, or a place in a semaphore.")
   command:argument("key", "The lock is Consul's key KEY/.lock, as with consul lock. Options go before it.")
     :argname("KEY")
   command:argument("argv", "The command and its arguments."):argname("COMMAND"):args("+")
   command:group("Options",
+    command:option("-n --limit", "How many may hold it at once; more than 1 makes it a semaphore."):argname("LIMIT")
+      :convert(limit):default("1"),
     command:option("-t --timeout", "Give up after this time; 0 tries once. Else wait as long as it takes.")
       :argname("TIME"):convert(seconds),
     command:option("--name", "Name of the session, which whoever looks into Consul finds."):argname("NAME"),
