@@ -18,7 +18,8 @@ describe("holdfast release", function()
 
   -- Answers exit status, and what was said on the terminal.
   local function answer(words, typed)
-    local run = assert(io.popen(("{ printf %s | %s; status=$?; echo; echo $status; } 2>&1"):format(cli.quote(typed), cli.line(words))))
+    local run = assert(io.popen(("{ printf %s | %s; status=$?; echo; echo $status; } 2>&1"):format(cli.quote(typed),
+      cli.line(words))))
     local text = run:read("*a")
     run:close()
     return tonumber(text:match("(%d+)\n$")), text
