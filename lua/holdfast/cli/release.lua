@@ -2,26 +2,16 @@
 -- @module holdfast.cli.release
 
 local connect = require("holdfast.cli.connect")
-local core = require("holdfast.core")
 local exits = require("holdfast.cli.exits")
 
 local SEMAPHORE_FLAGS = "16210313421097356768" -- consul.md 1.3
 
-local function escape(text)
-  return (text:gsub("[^%w%-._~/]", function(char) return ("%%%02X"):format(char:byte()) end))
-end
-
-local function failed(message, code)
-  return nil, exits.fail(exits.of(code), "%s", message)
-end
-
 -- The key, if somebody holds it; nil, exit status.
 local function look(client, key)
-  local found, message, code = client:call({ path = "/v1/kv/" .. escape(key), query = { consistent = true } })
-  if not found and code ~= "NOT_FOUND" then return failed(message, code) end
-  local pair = found and found[1]
-  if pair and pair.Session and pair.Session ~= "" then return pair end
-  if pair and tostring(pair.Flags) == SEMAPHORE_FLAGS then
+  local pair, message, code = client.kv:get(key, { consistent = true })
+  if not pair and code ~= "NOT_FOUND" then return nil, exits.fail(exits.of(code), "%s", message) end
+  if pair and pair.session then return pair end
+  if pair and pair.flags == SEMAPHORE_FLAGS then
     return nil, exits.fail(exits.CONFLICT, "%s is a semaphore: a place in it goes with its session, "
       .. "holdfast release --session %s", key, key:gsub("[^/]*$", "SESSION"))
   end
@@ -30,10 +20,12 @@ local function look(client, key)
 end
 
 local function owner(client, pair)
-  local found = client:call({ path = "/v1/session/info/" .. pair.Session })
-  local session = type(found) == "table" and found[1]
-  if not session then return "session " .. pair.Session end
-  return ("session %s (%s) of node %s"):format(pair.Session, session.Name:gsub("%c", "?"), session.Node)
+  for _, session in ipairs(client:sessions() or {}) do
+    if session.id == pair.session then
+      return ("session %s (%s) of node %s"):format(session.id, (session.name or ""):gsub("%c", "?"), session.node)
+    end
+  end
+  return "session " .. pair.session
 end
 
 local DANGER = {
@@ -43,41 +35,36 @@ local DANGER = {
 
 local function confirm(options, pair, holder)
   if options.yes then return true end
-  io.stdout:write(("%s is held by %s.\n%s\nFree it? [y/N] "):format(pair.Key, holder,
+  io.stdout:write(("%s is held by %s.\n%s\nFree it? [y/N] "):format(pair.key, holder,
     DANGER[options.session and "session" or "key"]))
   io.stdout:flush()
   local answer = io.stdin:read("*l")
   return answer ~= nil and answer:match("^%s*[yY]") ~= nil
 end
 
--- By hand, since Lua before 5.3 has no number for the flags.
-local UNLOCK = '[{"KV":{"Verb":"check-index","Key":%s,"Index":%d}},'
-  .. '{"KV":{"Verb":"unlock","Key":%s,"Session":"%s","Flags":%s,"Value":"%s"}}]'
-
 -- Only if nothing has happened to the key since it was looked at.
 local function unlock(client, pair)
-  local key = core.json_encode(pair.Key)
-  return client:call({ method = "PUT", path = "/v1/txn",
-    body = UNLOCK:format(key, pair.ModifyIndex, key, pair.Session, pair.Flags, pair.Value or "") })
+  return client.kv:txn({
+    { verb = "check-index", key = pair.key, index = pair.modify_index },
+    { verb = "unlock", key = pair.key, session = pair.session, value = pair.value, flags = pair.flags },
+  })
+end
+
+local function destroy(client, pair)
+  return client:call({ method = "PUT", path = "/v1/session/destroy/" .. pair.session })
 end
 
 local function free(client, options)
-  local done, message, code, meta
   local pair, status = look(client, options.key)
   if not pair then return status end
   local holder = owner(client, pair)
-  if not confirm(options, pair, holder) then return exits.fail(exits.FOUND, "%s is left as it is", pair.Key) end
-  if options.session then
-    done, message, code, meta = client:call({ method = "PUT", path = "/v1/session/destroy/" .. pair.Session })
-  else
-    done, message, code, meta = unlock(client, pair)
-  end
+  if not confirm(options, pair, holder) then return exits.fail(exits.FOUND, "%s is left as it is", pair.key) end
+  local done, message, code = (options.session and destroy or unlock)(client, pair)
   if done then
-    exits.say("%s was held by %s", pair.Key, holder)
+    exits.say("%s was held by %s", pair.key, holder)
     return exits.OK
-  end
-  if meta and meta.status == 409 then
-    return exits.fail(exits.FOUND, "%s has changed meanwhile: look at it again", pair.Key)
+  elseif done == false then
+    return exits.fail(exits.FOUND, "%s has changed meanwhile: look at it again", pair.key)
   end
   return exits.fail(exits.of(code), "%s", message)
 end
