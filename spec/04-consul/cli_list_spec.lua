@@ -51,6 +51,21 @@ describe("holdfast locks", function()
     end
   end)
 
+  it("tells who waits for a fair lock, in their order", function()
+    local first, second = helper.session(), helper.session()
+    for i, session in ipairs({ second, first }) do
+      consul.kv.put(("%s/.fair/%d"):format(key, 9 - i), "", { flags = "114788930253425", acquire = session })
+    end
+    local holder = helper.session()
+    consul.kv.put(key, "", { flags = "3304740253564472344", acquire = holder })
+    local seen = {}
+    for i, row in ipairs(read({ "locks", "--json", key })) do
+      assert.are.same({ key, "lock" }, { row.key, row.kind })
+      seen[i] = { row.state, row.session }
+    end
+    assert.are.same({ { "holds", holder }, { "waits", second }, { "waits", first } }, seen)
+  end)
+
   it("says that there is nothing, and what it cannot reach", function()
     assert.are.same({}, read({ "locks", "--json", key }))
     local status, out, err = cli.run({ "locks", "--address", "127.0.0.1:1" })

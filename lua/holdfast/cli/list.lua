@@ -7,6 +7,7 @@ local exits = require("holdfast.cli.exits")
 local print = require("holdfast.cli.print")
 
 local LOCK_FLAGS, SEMAPHORE_FLAGS = "3304740253564472344", "16210313421097356768" -- consul.md 1.1, 1.3
+local TICKET_FLAGS = "114788930253425" -- of who waits for a fair lock, in KEY/.fair/
 
 -- ---- what Consul says ----------------------------------------------------------------------------------------------
 
@@ -61,6 +62,8 @@ local function describe(pair, semaphore, known)
   if semaphore and pair.flags == SEMAPHORE_FLAGS then
     row.key, row.kind, row.limit = semaphore.key, "semaphore", semaphore.limit
     row.state = semaphore.holders[pair.session] and "holds" or "waits"
+  elseif pair.flags == TICKET_FLAGS then
+    row.key, row.kind, row.state = pair.key:match("^(.*)/%.fair/[^/]*$") or pair.key, "lock", "waits"
   end
   return row
 end
@@ -72,6 +75,7 @@ local function relations(found, known)
   end
   table.sort(rows, function(one, other)
     if one.key ~= other.key then return one.key < other.key end
+    if one.state ~= other.state then return one.state < other.state end
     return one.token < other.token
   end)
   return rows
@@ -112,7 +116,7 @@ end
 
 local M = { locks = {}, sessions = {} }
 
---- Prints who holds what, and who waits where that can be seen.
+--- Prints who holds what, and who waits where that can be seen: holders first, then in the order of their coming.
 function M.locks.run(options)
   return show(options, function(client) return locks(client, options.prefix or "") end, LOCKS)
 end

@@ -101,7 +101,7 @@ local function add_lock(parser)
 end
 
 local function add_locks(parser)
-  local command = parser:command("locks", "List who holds what, and who waits for places in semaphores.")
+  local command = parser:command("locks", "List who holds what, and who waits for fair locks and places in semaphores.")
   command:argument("prefix", "Only keys that begin with this."):argname("PREFIX"):args("?")
   command:group("Options", add_json(command))
   add_connect(command)
