@@ -164,6 +164,7 @@ struct hf_client_opts {
 	bool verify;
 	int64_t timeout; /* ms, of a request that is not a long poll */
 	struct hf_session_opts session;
+	bool events; /* what happens is noted for hf_client_event */
 };
 
 #define HF_REASONS(X) \
@@ -217,6 +218,44 @@ void hf_client_drop(struct hf_client *client);
 const char *hf_client_base(const struct hf_client *client);
 enum hf_err hf_client_stats(struct hf_client *client, struct hf_stats *out, struct hf_error *err);
 void hf_counters(struct hf_counters *out);
+
+/* What may happen in a client that nobody has asked for. */
+#define HF_EVENTS(X) \
+	X(SESSION_MADE, "session_made") \
+	X(SESSION_NOT_MADE, "session_not_made") /* at the first try */ \
+	X(SESSION_NOT_RENEWED, "session_not_renewed") /* the first time in a row */ \
+	X(SESSION_RENEWED, "session_renewed") /* after that */ \
+	X(SESSION_LOST, "session_lost") \
+	X(LOCK_LOST, "lock_lost") \
+	X(TROUBLE, "trouble") /* no answer from Consul */ \
+	X(TROUBLE_OVER, "trouble_over") \
+	X(DROPPED, "dropped") /* events, since nobody came for them */
+
+enum hf_event_kind {
+#define HF_ENUM(name, text) HF_##name,
+	HF_EVENTS(HF_ENUM)
+#undef HF_ENUM
+};
+
+struct hf_event {
+	enum hf_event_kind kind;
+	int64_t at; /* when (hf_now) */
+	enum hf_reason reason; /* LOST */
+	enum hf_err code; /* NOT_MADE, NOT_RENEWED, TROUBLE: what went wrong */
+	char *message; /* the same in a sentence; NULL: no memory for it */
+	char session[64]; /* its id; "": none yet, or it is about none */
+	char *key; /* LOCK_LOST: the key; of a session: its name; NULL: none, or no memory */
+	uint64_t token; /* LOCK_LOST */
+	uint64_t count; /* DROPPED: how many */
+	int64_t ttl, lock_delay; /* ms: of a session */
+	int64_t lasted; /* ms: TROUBLE_OVER */
+};
+
+/* "session_made" and so on. */
+const char *hf_event_text(enum hf_event_kind kind);
+/* The next event that has been noted, oldest first; NULL: none. It lives until the next call, for
+ * which one thread comes at a time. */
+const struct hf_event *hf_client_event(struct hf_client *client);
 
 /* ---- ops ------------------------------------------------------------------------------------ */
 

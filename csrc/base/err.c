@@ -31,6 +31,18 @@ const char *hf_err_text(enum hf_err code)
 	return "unknown error";
 }
 
+const char *hf_event_text(enum hf_event_kind kind)
+{
+	switch (kind) {
+#define HF_CASE(name, text) \
+	case HF_##name: \
+		return text;
+		HF_EVENTS(HF_CASE)
+#undef HF_CASE
+	}
+	return "";
+}
+
 const char *hf_reason_text(enum hf_reason reason)
 {
 	switch (reason) {

@@ -46,6 +46,7 @@ static int l_client(lua_State *L)
 		.key_file = hf_bind_text(L, 1, "key_file", NULL),
 		.connect_to = hf_bind_text(L, 1, "connect_to", NULL),
 		.verify = hf_bind_flag(L, 1, "verify"),
+		.events = hf_bind_flag(L, 1, "events"),
 		.timeout = hf_bind_duration(L, 1, "timeout", 10000),
 	};
 	lua_getfield(L, 1, "session");
@@ -273,6 +274,7 @@ void hf_bind_client(lua_State *L)
 		{"start_request", l_start_request},
 		{"start_call", l_start_call},
 		{"stats", l_stats},
+		{"next_event", hf_bind_event},
 		{"start_close", l_start_close},
 		{"join", l_join},
 		{NULL, NULL},

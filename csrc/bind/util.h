@@ -54,6 +54,8 @@ void hf_bind_json(lua_State *L);
 void hf_bind_lock(lua_State *L);
 void hf_bind_session(lua_State *L);
 void hf_bind_semaphore(lua_State *L);
+/* A method of clients: the next event, as a table; nil when there is none. */
+int hf_bind_event(lua_State *L);
 void hf_bind_op(lua_State *L);
 void hf_bind_set(lua_State *L);
 

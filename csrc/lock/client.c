@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/config.h"
 #include "lock/batch.h"
+#include "lock/events.h"
 #include "lock/lock.h"
 #include "lock/tree.h"
 #include "net/process.h"
@@ -57,7 +58,8 @@ static bool again(struct hf_engine *engine, const struct hf_http *http)
 {
 	struct hf_consul *consul = &of(engine)->consul;
 
-	if (!hf_call_denied(http))
+	hf_events_heard(of(engine), http);
+	if (http->error || !hf_call_denied(http))
 		return false;
 	hf_consul_renew_token(consul);
 	return http->edition != consul->peer.edition;
@@ -67,6 +69,7 @@ static void client_free(struct hf_engine *engine)
 {
 	struct hf_client *client = of(engine);
 
+	hf_events_free(client->events);
 	hf_consul_free(&client->consul);
 	hf_client_opts_free(&client->opts);
 	hf_free(client);
@@ -92,6 +95,8 @@ enum hf_err hf_client_new(const struct hf_client_opts *opts, struct hf_client **
 		goto err1;
 	if (!hf_consul_init(&client->consul, &client->opts))
 		goto err2;
+	if (!hf_events_init(client))
+		goto err3;
 	hf_engine_init(&client->engine, &hooks, client->opts.base);
 	hf_link_init(&client->sessions);
 	hf_keys_init(client);
@@ -99,6 +104,8 @@ enum hf_err hf_client_new(const struct hf_client_opts *opts, struct hf_client **
 	hf_process_count(HF_CLIENTS, 1);
 	*out = client;
 	return HF_OK;
+err3:
+	hf_consul_free(&client->consul);
 err2:
 	hf_client_opts_free(&client->opts);
 err1:

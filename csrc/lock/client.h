@@ -10,6 +10,7 @@
 
 struct hf_session;
 struct hf_key;
+struct hf_events;
 
 /* How long a close may take, ms. */
 #define HF_CLOSE_MS 3000
@@ -35,6 +36,7 @@ struct hf_client {
 	struct hf_client_opts opts; /* const */
 	struct hf_consul consul; /* const, but for the token: thread */
 	struct hf_stats stats; /* lock */
+	struct hf_events *events; /* const: where they are noted (events.c); NULL: nowhere */
 	struct hf_link sessions; /* thread: struct hf_session.mine; counted */
 	struct hf_session *shared; /* thread: the one of them that locks use by default */
 	struct hf_keys keys; /* thread */

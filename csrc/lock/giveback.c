@@ -26,6 +26,7 @@
  *   any        (time over)                                     the end: what the trouble was;
  *                                                              the session is retired
  */
+#include "lock/events.h"
 #include "lock/lock.h"
 #include "lock/stray.h"
 
@@ -77,6 +78,8 @@ void hf_hold_end_locked(struct hf_hold *hold, enum hf_reason reason)
 	client->stats.locks_held--;
 	if (!released)
 		client->stats.losses[reason]++;
+	if (!released && reason != HF_BY_CLOSED)
+		hf_events_hold_locked(hold, reason);
 	/* The thread is there, or it would not be held. */
 	hf_engine_post_locked(&client->engine, &hold->op);
 	if (!released)

@@ -418,10 +418,8 @@ enum hf_err hf_handle_destroy(struct hf_handle *handle, int64_t timeout, struct 
 		return err->code;
 	pthread_mutex_lock(&a->op.engine->mutex);
 	about_session_locked(a, err);
-	if (!err->code && hf_session_alive_locked(a->session)) {
-		hf_session_expire_locked(a->session, HF_BY_SESSION);
-		a->session->reason = HF_BY_RELEASED;
-	}
+	if (!err->code && hf_session_alive_locked(a->session))
+		hf_session_expire_locked(a->session, HF_BY_RELEASED);
 	if (!err->code)
 		end_locked(handle);
 	pthread_mutex_unlock(&a->op.engine->mutex);

@@ -20,6 +20,7 @@
 #include "base/random.h"
 #include "consul/session.h"
 #include "lock/alive.h"
+#include "lock/events.h"
 #include "lock/monitor.h"
 #include "lock/watch.h"
 
@@ -109,6 +110,8 @@ static void renewed(struct hf_session *session, const struct hf_session_info *in
 	session->client->stats.renewals++;
 	pthread_mutex_unlock(&session->client->engine.mutex);
 	next = sent + interval_of(session);
+	if (k->op.retry_delay)
+		hf_events_session(session, HF_SESSION_RENEWED, NULL);
 	if (next > k->renew_at || k->op.retry_delay)
 		k->renew_at = next;
 	hf_op_recovered(&k->op);
@@ -116,7 +119,7 @@ static void renewed(struct hf_session *session, const struct hf_session_info *in
 
 /* A server that does not answer may be suspended, and what waits there with it. An answer, of
  * whatever kind, is no reason to leave a poll behind, which the server keeps to its end. */
-static void not_renewed(struct hf_session *session, bool unanswered)
+static void not_renewed(struct hf_session *session, bool unanswered, const struct hf_error *err)
 {
 	struct keeper *k = (struct keeper *)session->keeper;
 	int64_t at;
@@ -130,6 +133,8 @@ static void not_renewed(struct hf_session *session, bool unanswered)
 		if (session->watch)
 			hf_engine_again(session->watch);
 	}
+	if (!k->op.retry_delay)
+		hf_events_session(session, HF_SESSION_NOT_RENEWED, err);
 	k->op.broken = unanswered;
 	at = hf_op_delay(&k->op);
 	if (at < k->renew_at)
@@ -154,7 +159,7 @@ enum hf_verdict hf_keeper_heard(struct hf_session *session, const struct hf_http
 		hf_session_gone(session);
 		break;
 	default: /* whoever waits for an answer waits for that of another one */
-		not_renewed(session, http->error != HF_OK);
+		not_renewed(session, http->error != HF_OK, err);
 		hf_wake(session->keeper);
 	}
 	return verdict;
@@ -365,7 +370,8 @@ static void begin_to_keep(struct keeper *k, int64_t sent)
 
 void hf_keeper_not_made(struct hf_session *session, bool final)
 {
-	session->failures++;
+	if (!session->failures++)
+		hf_events_session(session, HF_SESSION_NOT_MADE, &session->create_error);
 	session->create_final = final;
 	hf_wake_all(&session->made);
 	hf_wake(session->keeper);
@@ -396,6 +402,7 @@ static enum hf_step created(struct keeper *k, const struct hf_http *http)
 	memcpy(session->id, info.id, sizeof session->id);
 	pthread_mutex_unlock(&k->op.engine->mutex);
 	begin_to_keep(k, http->sent);
+	hf_events_session(session, HF_SESSION_MADE, NULL);
 	return keep(k);
 }
 

@@ -6,6 +6,7 @@
 #include "base/config.h"
 #include "consul/session.h"
 #include "lock/alive.h"
+#include "lock/events.h"
 #include "lock/keeper.h"
 #include "lock/lock.h"
 #include "lock/stray.h"
@@ -157,12 +158,15 @@ int64_t hf_session_interval(const struct hf_session *session)
 
 void hf_session_expire_locked(struct hf_session *session, enum hf_reason reason)
 {
+	enum hf_reason why = reason == HF_BY_RELEASED ? HF_BY_SESSION : reason;
 	struct hf_link *link;
 
 	session->state = HF_SESSION_DEAD;
 	session->reason = reason;
+	if (reason != HF_BY_RELEASED)
+		hf_events_session_locked(session, HF_SESSION_LOST, NULL);
 	while ((link = hf_link_first(&session->holds)) != NULL)
-		hf_hold_end_locked(HF_OF(struct hf_hold, place, link), reason);
+		hf_hold_end_locked(HF_OF(struct hf_hold, place, link), why);
 }
 
 bool hf_session_alive_locked(struct hf_session *session)

@@ -72,7 +72,8 @@ void hf_session_settle(struct hf_session *session);
 void hf_session_gone(struct hf_session *session);
 /* thread: the same, for whatever reason; it may be there still, and is destroyed. */
 void hf_session_lost(struct hf_session *session, enum hf_reason reason);
-/* The end of it here: everything held through it is lost, for that reason. */
+/* The end of it here: everything held through it is lost, for that reason; for the reason that it
+ * has ended when it was released. */
 void hf_session_expire_locked(struct hf_session *session, enum hf_reason reason);
 /* thread: the object that has kept it does so no more, if it has. */
 void hf_session_unkeep(struct hf_session *session);

@@ -26,8 +26,8 @@ struct hf_hooks {
 	void (*closing)(struct hf_engine *engine, int64_t close_by);
 	/* thread: there are no more ops, and there will be none. */
 	void (*ended)(struct hf_engine *engine);
-	/* thread: a reply has come. Whether its request is to go once more, since what all requests
-	 * share has changed. */
+	/* thread: a request to the server is over, in whatever way. Whether it is to go once more,
+	 * since what all requests share has changed. */
 	bool (*again)(struct hf_engine *engine, const struct hf_http *http);
 	/* any thread: the last reference is gone; frees the memory that the engine is in. */
 	void (*free)(struct hf_engine *engine);

@@ -256,7 +256,9 @@ static bool goes_again(struct hf_op *op)
 {
 	struct hf_http *http = op->http;
 
-	if (http->error || !http->peer || !op->engine->hooks->again(op->engine, http))
+	/* What stood on a guard may have been aborted by libcurl, at our word. */
+	if (!http->peer || (op->guard && !hf_guard_stands(op->guard)) ||
+	    !op->engine->hooks->again(op->engine, http))
 		return false;
 	hf_http_again(http);
 	return hf_transfer_begin(op);

@@ -21,6 +21,7 @@ local core = require("holdfast.core")
 local health = require("holdfast.health")
 local kv = require("holdfast.kv")
 local locks = require("holdfast.lock")
+local logs = require("holdfast.log")
 local loop = require("holdfast.loop")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
@@ -176,7 +177,9 @@ local M = {
 -- @tparam[opt] table opts every field optional: `address`, `token`,
 -- `token_file`, `auth`, `datacenter`, `namespace`, `partition`, `tls = { ca_file=, ca_path=, cert_file=, key_file=,
 -- server_name=, verify=true }`, `timeout=10`, `session = { name="holdfast", ttl=10, lock_delay=25, behavior="release",
--- node=, checks=, service_checks= }`, `scheduler="plain"`
+-- node=, checks=, service_checks=, alive=false }`, `scheduler="plain"`, `log`: a function(level, message, fields), or a
+-- LuaLogging object, that is told what goes on. It is called in the caller's thread, after and during calls that wait;
+-- it must not wait itself, and should not refer to the client
 -- @treturn client|nil the client; nil, message, code (INVALID, NOMEM)
 function M.new(opts)
   if opts == nil then opts = {} end
@@ -185,10 +188,14 @@ function M.new(opts)
   if not settings then return nil, message, code end
   scheduler, message, code = sched.resolve(opts.scheduler, 3)
   if not scheduler then return nil, message, code end
+  local log = logs.listener(opts.log, 2)
+  settings.events = log ~= nil
   client, message, code = core.client(settings)
   if not client then return nil, message, code end
+  if log then scheduler = log:attach(client, scheduler) end
   object.extend(client, Client, FACETS)
-  object.know(client, { scheduler = scheduler, session = settings.session })
+  object.know(client, { scheduler = scheduler, session = settings.session, log = log })
+  if log then log:look_at(settings.session) end
   return client
 end
 

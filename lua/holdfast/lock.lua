@@ -172,8 +172,10 @@ function Lock:getfd() return self:pollfd() end
 -- @treturn lock|nil the lock; nil, message, code
 function M.new(client, key_or_opts, level, more)
   local lock
-  local settings, message, code = options.lock(key_or_opts, object.facts(client).session, level + 1)
+  local facts = object.facts(client)
+  local settings, message, code = options.lock(key_or_opts, facts.session, level + 1)
   if not settings then return nil, message, code end
+  if facts.log then facts.log:look_at(settings.session_opts) end
   for name, value in pairs(more or {}) do settings[name] = value end
   lock, message, code = client:lock_object(settings)
   if not lock then return nil, message, code end

@@ -6,7 +6,7 @@ local loop = require("holdfast.loop")
 
 local M = {}
 
--- What a method needs to know of its object, and userdata has no room for: client -> { scheduler, session, ... }, and
+-- What a method needs to know of its object, and userdata has no room for: client -> { scheduler, session, log }, and
 -- any other object -> its client, which it keeps alive.
 local function weak() return setmetatable({}, { __mode = "k" }) end
 
@@ -42,7 +42,7 @@ end
 
 --- Notes what there is to know of a client.
 -- @param client
--- @tparam table facts `{ scheduler=, session= }`
+-- @tparam table facts `{ scheduler=, session=, log= }`
 function M.know(client, facts) known.clients[client] = facts end
 
 --- Notes whose an object is.
@@ -81,7 +81,7 @@ end
 -- What interrupts a wait that blocks, as Ctrl-C does, comes out of it as an error, and the op is dropped. Coroutines of
 -- a loop are not resumed then: the loop sees to their ops.
 local function wait(scheduler, op)
-  if scheduler.blocking or (scheduler.wait == loop.wait and not loop.running()) then
+  if scheduler.blocking or ((scheduler.under or scheduler).wait == loop.wait and not loop.running()) then
     return waited(op, pcall(scheduler.wait, op))
   end
   return scheduler.wait(op)

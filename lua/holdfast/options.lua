@@ -47,7 +47,7 @@ local CLIENT = {
     address = "string", token = "string", token_file = "string", auth = "string", datacenter = "text",
     namespace = "string", partition = "string", tls = { fields = TLS, default = {} },
     timeout = { "duration", positive = true, default = 10 }, session = { fields = SESSION, default = {} },
-    scheduler = "any",
+    scheduler = "any", log = "any",
   },
 }
 local LOCK = {
@@ -414,7 +414,7 @@ local read_timeout = check.arguments("", { "timeout", "duration", optional = tru
 local M = {}
 
 --- Options of holdfast.new.
--- @tparam table given what the user typed (`scheduler` is known, and left to holdfast.sched)
+-- @tparam table given what the user typed (`scheduler` and `log` are known, and left to others)
 -- @tparam table env where the rest comes from: `getenv(name)` as os.getenv, `open(path, mode)` as io.open
 -- @int[opt=2] level whom a mistake blames
 -- @treturn table|nil what core.client takes; nil, message, "INVALID"

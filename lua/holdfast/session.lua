@@ -60,7 +60,9 @@ end
 -- CLOSED, FORKED, NOMEM
 function Client:session(opts)
   local session, ok
-  local settings, message, code = options.session(opts, object.facts(self).session, 2)
+  local facts = object.facts(self)
+  local settings, message, code = options.session(opts, facts.session, 2)
+  if settings and facts.log then facts.log:look_at(settings) end
   if settings then session, message, code = self:session_object(settings) end
   if not session then return nil, message, code end
   object.extend(session, Session)

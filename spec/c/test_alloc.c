@@ -218,6 +218,10 @@ static void end_session(const struct life *life)
 	op = NULL;
 	hf_handle_drop(handle);
 	handle = NULL;
+	if (!life->n)
+		CHECK_INT(hf_client_event(client)->kind, HF_SESSION_MADE);
+	while (hf_client_event(client))
+		;
 }
 
 /* The only slot is somebody's, until it is known that there is one to wait for. */
@@ -302,6 +306,7 @@ static bool live(const struct life *life)
 	fake_make(77);
 	opts.timeout = life->unanswered ? 500 : 20000;
 	opts.session.alive = life->alive ? 20000 : 0;
+	opts.events = life->object;
 	hf_alloc_fail(life->n, life->lasting);
 	if (hf_client_new(&opts, &client, &err)) {
 		CHECK_INT(err.code, HF_NOMEM);
