@@ -385,6 +385,7 @@ void hf_handle_state(struct hf_handle *handle, struct hf_handle_state *out);
 
 struct hf_lock_opts {
 	const char *key;
+	struct hf_list more; /* further keys, all different: all are held, or none */
 	const char *value;
 	size_t value_len;
 	const char *session; /* id of one made elsewhere, or NULL */
@@ -455,6 +456,11 @@ void hf_lock_state(struct hf_lock *lock, struct hf_lock_state *out);
 /* The id of the session that it is held with, or that it was given; "" when there is none. */
 void hf_lock_session(struct hf_lock *lock, char *out, size_t size);
 const char *hf_lock_key(struct hf_lock *lock);
+/* How many keys it has, and the lock of one of them: the first is the lock itself, the others live
+ * as long as it does, and are for hf_lock_key and hf_lock_destroy only. */
+#define HF_LOCK_KEYS_MAX 64
+size_t hf_lock_count(const struct hf_lock *lock);
+struct hf_lock *hf_lock_part(struct hf_lock *lock, size_t i);
 /* A descriptor that is readable while it is not held (lost, released, or never was). The lock
  * closes it. -1: see *err. */
 int hf_lock_fd(struct hf_lock *lock, struct hf_error *err);

@@ -71,6 +71,7 @@ static int l_lock_object(lua_State *L)
 
 	luaL_checktype(L, 2, LUA_TTABLE);
 	opts.key = hf_bind_need_text(L, 2, "key", NULL);
+	opts.more = hf_bind_list(L, 2, "more");
 	opts.value = hf_bind_text(L, 2, "value", &opts.value_len);
 	lua_getfield(L, 2, "session");
 	opts.handle = hf_bind_test(L, -1, HF_SESSION_CLASS);

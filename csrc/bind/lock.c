@@ -29,9 +29,8 @@ struct hf_lock *hf_bind_check_lock(lua_State *L)
 	return *slot;
 }
 
-int hf_bind_start(lua_State *L, hf_bind_start_fn *begin)
+static int start(lua_State *L, struct hf_lock *lock, hf_bind_start_fn *begin)
 {
-	struct hf_lock *lock = hf_bind_check_lock(L);
 	int64_t timeout = hf_bind_timeout(L, 2);
 	void **slot = hf_bind_box(L, HF_OP_CLASS);
 	struct hf_op *op;
@@ -41,6 +40,11 @@ int hf_bind_start(lua_State *L, hf_bind_start_fn *begin)
 		return hf_bind_fail(L, &err);
 	*slot = op;
 	return 1;
+}
+
+int hf_bind_start(lua_State *L, hf_bind_start_fn *begin)
+{
+	return start(L, hf_bind_check_lock(L), begin);
 }
 
 static int l_start_lock(lua_State *L)
@@ -53,9 +57,14 @@ static int l_start_unlock(lua_State *L)
 	return hf_bind_start(L, hf_lock_release);
 }
 
+/* The key of a lock that has several is the third argument. */
 static int l_start_destroy(lua_State *L)
 {
-	return hf_bind_start(L, hf_lock_destroy);
+	struct hf_lock *lock = hf_bind_check_lock(L);
+	lua_Integer i = luaL_optinteger(L, 3, 1);
+
+	luaL_argcheck(L, i >= 1 && (size_t)i <= hf_lock_count(lock), 3, "no such key");
+	return start(L, hf_lock_part(lock, (size_t)i - 1), hf_lock_destroy);
 }
 
 static int l_start_request(lua_State *L)
@@ -132,6 +141,18 @@ static int l_key(lua_State *L)
 	return 1;
 }
 
+static int l_keys(lua_State *L)
+{
+	struct hf_lock *lock = hf_bind_check_lock(L);
+
+	lua_newtable(L);
+	for (size_t i = 0; i < hf_lock_count(lock); i++) {
+		lua_pushstring(L, hf_lock_key(hf_lock_part(lock, i)));
+		lua_rawseti(L, -2, (int)i + 1);
+	}
+	return 1;
+}
+
 static int l_cancel(lua_State *L)
 {
 	hf_lock_cancel(hf_bind_check_lock(L));
@@ -205,6 +226,7 @@ void hf_bind_lock_class(lua_State *L, const char *class, const luaL_Reg *methods
 		{"remaining", l_remaining},
 		{"session", l_session},
 		{"key", l_key},
+		{"keys", l_keys},
 		{"cancel", l_cancel},
 		{"pollfd", l_pollfd},
 		{"wait", l_wait},

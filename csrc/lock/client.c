@@ -16,26 +16,35 @@ static struct hf_client *of(struct hf_engine *engine)
 
 /* ---- what the engine tells ------------------------------------------------------------------ */
 
+static void give_back_all(struct hf_session *session, bool silently)
+{
+	struct hf_engine *engine = &session->client->engine;
+	struct hf_link *holds = &session->holds, *link;
+
+	pthread_mutex_lock(&engine->mutex);
+	for (link = hf_link_first(holds); link; link = hf_link_after(holds, link)) {
+		struct hf_hold *hold = HF_OF(struct hf_hold, place, link);
+
+		hold->op.internal = true;
+		hold->lost = silently;
+	}
+	while ((link = hf_link_first(holds)) != NULL)
+		hf_hold_end_locked(HF_OF(struct hf_hold, place, link), HF_BY_CLOSED);
+	pthread_mutex_unlock(&engine->mutex);
+}
+
 /* Everything held is given back, and the sessions go when that is done. */
 static void closing(struct hf_engine *engine, int64_t close_by)
 {
 	struct hf_client *client = of(engine);
-	struct hf_link *link, *next, *hold;
+	struct hf_link *link, *next;
 
 	for (link = hf_link_first(&client->sessions); link; link = next) {
 		struct hf_session *session = HF_OF(struct hf_session, mine, link);
 
 		next = hf_link_after(&client->sessions, link);
 		hf_session_join(session);
-		pthread_mutex_lock(&engine->mutex);
-		while ((hold = hf_link_first(&session->holds)) != NULL) {
-			struct hf_hold *h = HF_OF(struct hf_hold, place, hold);
-
-			h->op.internal = true;
-			h->lost = close_by == 0;
-			hf_hold_end_locked(h, HF_BY_CLOSED);
-		}
-		pthread_mutex_unlock(&engine->mutex);
+		give_back_all(session, close_by == 0);
 		hf_session_retire(session);
 		hf_session_unkeep(session);
 		hf_session_leave(session);

@@ -26,7 +26,6 @@
  *   any        (time over)                                     the end: what the trouble was;
  *                                                              the session is retired
  */
-#include "lock/events.h"
 #include "lock/lock.h"
 #include "lock/stray.h"
 
@@ -34,65 +33,9 @@
 #include "lock/batch.h"
 
 #include <string.h>
-#include <sys/eventfd.h>
 
 /* How long a renewal may take to tell whether the session is there, ms. */
 #define CONFIRM 500
-
-/* ---- how a hold ends here ------------------------------------------------------------------- */
-
-/* Whether the server has nothing to be given back. An external session may outlive our lease, and
- * the key with it. */
-static bool is_over_there(const struct hf_session *session, enum hf_reason reason)
-{
-	switch (reason) {
-	case HF_BY_SESSION:
-	case HF_BY_KEY:
-	case HF_BY_STOLEN:
-		return true;
-	case HF_BY_DEADLINE:
-		return !session->external;
-	default:
-		return false;
-	}
-}
-
-void hf_hold_end_locked(struct hf_hold *hold, enum hf_reason reason)
-{
-	struct hf_lock *lock = hold->lock;
-	struct hf_client *client = lock->client;
-	struct hf_session *session = hold->session;
-	bool released = reason == HF_BY_RELEASED;
-
-	hf_link_remove(&hold->place);
-	session->held--;
-	if (session->external && !session->held && session->state == HF_SESSION_ALIVE)
-		atomic_store(&session->deadline, HF_NEVER);
-	lock->hold = NULL;
-	lock->lost = !released;
-	lock->reason = reason;
-	hold->lost |= is_over_there(session, reason);
-	hf_guard_break(&hold->guard, hf_reason_text(reason));
-	if (lock->fd >= 0)
-		eventfd_write(lock->fd, 1);
-	client->stats.locks_held--;
-	if (!released)
-		client->stats.losses[reason]++;
-	if (!released && reason != HF_BY_CLOSED)
-		hf_events_hold_locked(hold, reason);
-	/* The thread is there, or it would not be held. */
-	hf_engine_post_locked(&client->engine, &hold->op);
-	if (!released)
-		hf_op_unref(&hold->op); /* the lock's; the engine has one */
-}
-
-struct hf_hold *hf_hold_release_locked(struct hf_lock *lock, enum hf_reason reason)
-{
-	struct hf_hold *hold = lock->hold;
-
-	hf_hold_end_locked(hold, reason);
-	return hold;
-}
 
 /* ---- the end -------------------------------------------------------------------------------- */
 
@@ -103,6 +46,7 @@ static void tell(struct hf_hold *h, enum hf_err code, const char *why)
 	hf_err_set(&result, code, "%s \"%s\": %s", h->lock->limit ? "release" : "unlock",
 		   h->lock->key, why);
 	hf_op_finish(&h->op, &result);
+	hf_wake_all(&h->over);
 }
 
 /* A session that was made for one hold goes with it. */
@@ -411,6 +355,7 @@ void hf_giveback_free(struct hf_op *op)
 	struct hf_hold *h = (struct hf_hold *)op;
 
 	hf_free(h->trouble);
+	hf_op_unref(h->together);
 	hf_session_unref(h->session);
 	hf_lock_unref(h->lock);
 }
@@ -435,8 +380,9 @@ struct hf_hold *hf_hold_make(struct hf_lock *lock, const struct hf_part_kind *ki
 		return NULL;
 	hf_lock_ref(lock);
 	h->lock = lock;
-	hf_guard_init(&h->guard, &h->op, lock->key);
+	hf_guard_init(&h->guard, &h->op, lock->name);
 	hf_link_init(&h->place);
+	hf_link_init(&h->mates);
 	hf_link_init(&h->over);
 	return h;
 }

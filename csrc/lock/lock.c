@@ -11,12 +11,20 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+/* Messages name so many further keys of a lock. */
+#define NAMED 3
+
 /* ---- lock objects --------------------------------------------------------------------------- */
 
 static void lock_free(struct hf_lock *lock)
 {
 	struct hf_client *client = lock->client;
 
+	while (lock->more_count)
+		hf_lock_unref(lock->more[--lock->more_count]);
+	hf_free(lock->more);
+	if (lock->name != lock->key)
+		hf_free(lock->name);
 	if (lock->session_opts) {
 		hf_session_opts_free(lock->session_opts);
 		hf_free(lock->session_opts);
@@ -65,21 +73,103 @@ static bool use_handle(struct hf_lock *lock, struct hf_handle *handle, struct hf
 	return true;
 }
 
-/* The object, with its key and value behind it: locks are many. */
-static struct hf_lock *make(const struct hf_lock_opts *opts)
+/* The object of one key, with that and its value behind it: locks are many. */
+static struct hf_lock *make(struct hf_client *client, const struct hf_lock_opts *opts,
+			    const char *key)
 {
-	size_t key_size = strlen(opts->key) + 1;
+	size_t key_size = strlen(key) + 1;
 	struct hf_lock *lock = hf_calloc(1, sizeof *lock + key_size + opts->value_len);
 
 	if (!lock)
 		return NULL;
-	lock->key = (char *)(lock + 1);
-	memcpy(lock->key, opts->key, key_size);
+	lock->key = lock->name = (char *)(lock + 1);
+	memcpy(lock->key, key, key_size);
 	lock->value = lock->key + key_size;
 	lock->value_len = opts->value_len;
 	if (opts->value_len)
 		memcpy(lock->value, opts->value, opts->value_len);
+	lock->ephemeral = opts->ephemeral;
+	lock->flags = opts->flags ? opts->flags : HF_LOCK_FLAGS;
+	lock->client = client;
+	hf_engine_ref(&client->engine);
+	hf_process_count(HF_LOCKS, 1);
+	lock->refs = 1;
+	lock->fd = -1;
 	return lock;
+}
+
+/* The keys, as they are to stand between double quotes; of many only how many there are. */
+static char *join_keys(const struct hf_lock_opts *opts)
+{
+	size_t shown = opts->more.count <= NAMED ? opts->more.count : 0;
+	size_t size = strlen(opts->key) + sizeof "\" and \"64 more";
+	char *name, *end;
+
+	for (size_t i = 0; i < shown; i++)
+		size += strlen(opts->more.items[i]) + strlen("\", \"");
+	name = hf_malloc(size);
+	if (!name)
+		return NULL;
+	end = stpcpy(name, opts->key);
+	for (size_t i = 0; i < shown; i++)
+		end = stpcpy(stpcpy(end, "\", \""), opts->more.items[i]);
+	if (!shown)
+		snprintf(end, size - (size_t)(end - name), "\" and \"%zu more", opts->more.count);
+	return name;
+}
+
+static bool add_more(struct hf_lock *lock, const struct hf_lock_opts *opts)
+{
+	size_t count = opts->more.count;
+
+	if (!count)
+		return true;
+	lock->name = join_keys(opts);
+	lock->more = hf_calloc(count, sizeof *lock->more);
+	for (; lock->more && lock->more_count < count; lock->more_count++) {
+		struct hf_lock *one = make(lock->client, opts, opts->more.items[lock->more_count]);
+
+		if (!one)
+			return false;
+		lock->more[lock->more_count] = one;
+	}
+	return lock->name && lock->more;
+}
+
+static bool fill(struct hf_lock *lock, const struct hf_lock_opts *opts, struct hf_session *session)
+{
+	lock->max_hold = opts->max_hold;
+	lock->monitor_key = opts->monitor_key;
+	lock->session_id = hf_strdup(opts->session);
+	return (!opts->session || lock->session_id) &&
+	       copy_session_opts(lock, opts->session_opts) && add_more(lock, opts) &&
+	       use_handle(lock, opts->handle, session);
+}
+
+static bool has_twice(const struct hf_lock_opts *opts)
+{
+	for (size_t i = 0; i < opts->more.count; i++) {
+		if (!strcmp(opts->more.items[i], opts->key))
+			return true;
+		for (size_t j = 0; j < i; j++)
+			if (!strcmp(opts->more.items[i], opts->more.items[j]))
+				return true;
+	}
+	return false;
+}
+
+static enum hf_err check(struct hf_client *client, const struct hf_lock_opts *opts,
+			 struct hf_error *err)
+{
+	err->code = HF_OK;
+	if (opts->more.count >= HF_LOCK_KEYS_MAX)
+		return hf_err_set(err, HF_TOO_LARGE, "more than %d keys at once", HF_LOCK_KEYS_MAX);
+	if (has_twice(opts))
+		return hf_err_set(err, HF_INVALID, "a key is there twice");
+	pthread_mutex_lock(&client->engine.mutex);
+	hf_engine_closed_locked(&client->engine, err);
+	pthread_mutex_unlock(&client->engine.mutex);
+	return err->code;
 }
 
 enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opts,
@@ -88,36 +178,27 @@ enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opt
 	struct hf_session *session = opts->handle ? hf_handle_session(opts->handle) : NULL;
 	struct hf_lock *lock;
 
-	if (!hf_engine_here(&client->engine, err))
+	if (!hf_engine_here(&client->engine, err) || check(client, opts, err))
 		return err->code;
 	if (opts->handle && !session)
 		return hf_err_set(err, HF_SESSION, "the session has not been made");
-	err->code = HF_OK;
-	pthread_mutex_lock(&client->engine.mutex);
-	hf_engine_closed_locked(&client->engine, err);
-	pthread_mutex_unlock(&client->engine.mutex);
-	if (err->code)
-		return err->code;
-	lock = make(opts);
-	if (!lock)
-		return hf_err_set(err, HF_NOMEM, "out of memory");
-	lock->client = client;
-	hf_engine_ref(&client->engine);
-	hf_process_count(HF_LOCKS, 1);
-	lock->refs = 1;
-	lock->fd = -1;
-	lock->session_id = hf_strdup(opts->session);
-	lock->monitor_key = opts->monitor_key;
-	lock->ephemeral = opts->ephemeral;
-	lock->max_hold = opts->max_hold;
-	lock->flags = opts->flags ? opts->flags : HF_LOCK_FLAGS;
-	if ((opts->session && !lock->session_id) || !copy_session_opts(lock, opts->session_opts) ||
-	    !use_handle(lock, opts->handle, session)) {
-		lock_free(lock);
+	lock = make(client, opts, opts->key);
+	if (!lock || !fill(lock, opts, session)) {
+		hf_lock_unref(lock);
 		return hf_err_set(err, HF_NOMEM, "out of memory");
 	}
 	*out = lock;
 	return HF_OK;
+}
+
+size_t hf_lock_count(const struct hf_lock *lock)
+{
+	return 1 + lock->more_count;
+}
+
+struct hf_lock *hf_lock_part(struct hf_lock *lock, size_t i)
+{
+	return i ? lock->more[i - 1] : lock;
 }
 
 struct hf_client *hf_lock_client(struct hf_lock *lock)
@@ -184,8 +265,8 @@ enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err)
 {
 	if (lock->lost)
 		return hf_err_set(err, HF_LOST, "the %s on \"%s\" has been lost: %s", noun(lock),
-				  lock->key, hf_reason_text(lock->reason));
-	return hf_err_set(err, HF_NOT_HELD, "the %s on \"%s\" is not held", noun(lock), lock->key);
+				  lock->name, hf_reason_text(lock->reason));
+	return hf_err_set(err, HF_NOT_HELD, "the %s on \"%s\" is not held", noun(lock), lock->name);
 }
 
 int hf_lock_fd(struct hf_lock *lock, struct hf_error *err)
@@ -224,11 +305,11 @@ enum hf_err hf_lock_start_locked(struct hf_lock *lock, struct hf_op *op, struct 
 		return err->code;
 	if (hf_lock_held_locked(lock))
 		return hf_err_set(err, HF_HELD, "this object holds the %s on \"%s\" already",
-				  noun(lock), lock->key);
+				  noun(lock), lock->name);
 	if (lock->acquiring)
 		return hf_err_set(err, HF_HELD,
 				  "another call on this object is acquiring the %s on \"%s\"",
-				  noun(lock), lock->key);
+				  noun(lock), lock->name);
 	if (hf_engine_submit_locked(engine, op, err))
 		return err->code;
 	lock->acquiring = op;
@@ -273,7 +354,6 @@ enum hf_err hf_lock_release(struct hf_lock *lock, int64_t timeout, struct hf_op 
 			    struct hf_error *err)
 {
 	struct hf_engine *engine = &lock->client->engine;
-	struct hf_hold *hold;
 
 	if (!hf_engine_here(engine, err))
 		return err->code;
@@ -284,29 +364,16 @@ enum hf_err hf_lock_release(struct hf_lock *lock, int64_t timeout, struct hf_op 
 	} else if (!hf_lock_held_locked(lock)) {
 		hf_lock_not_held_locked(lock, err);
 	} else {
-		lock->hold->once = timeout == 0;
-		lock->hold->op.deadline = hf_op_deadline(timeout);
-		hold = hf_hold_release_locked(lock, HF_BY_RELEASED);
-		*out = &hold->op;
+		*out = hf_hold_release_locked(lock, timeout);
 	}
 	pthread_mutex_unlock(&engine->mutex);
 	return err->code;
 }
 
-void hf_hold_lose(struct hf_hold *hold, enum hf_reason reason)
-{
-	struct hf_engine *engine = hold->op.engine;
-
-	pthread_mutex_lock(&engine->mutex);
-	if (hold->lock->hold == hold)
-		hf_hold_end_locked(hold, reason);
-	pthread_mutex_unlock(&engine->mutex);
-}
-
-static void let_go_locked(struct hf_lock *lock, struct hf_hold **hold)
+static void let_go_locked(struct hf_lock *lock, struct hf_op **giveback)
 {
 	if (hf_lock_held_locked(lock))
-		*hold = hf_hold_release_locked(lock, HF_BY_RELEASED);
+		*giveback = hf_hold_release_locked(lock, -1);
 	else if (lock->acquiring)
 		hf_op_stop_locked(lock->acquiring, HF_CANCELED);
 }
@@ -315,16 +382,15 @@ static void let_go_locked(struct hf_lock *lock, struct hf_hold **hold)
 void hf_lock_let_go(struct hf_lock *lock)
 {
 	struct hf_engine *engine = &lock->client->engine;
-	struct hf_hold *hold = NULL;
+	struct hf_op *giveback = NULL;
 
 	if (!hf_engine_here(engine, NULL))
 		return;
 	pthread_mutex_lock(&engine->mutex);
 	if (!engine->closing)
-		let_go_locked(lock, &hold);
+		let_go_locked(lock, &giveback);
 	pthread_mutex_unlock(&engine->mutex);
-	if (hold)
-		hf_op_unref(&hold->op);
+	hf_op_unref(giveback);
 }
 
 void hf_lock_drop(struct hf_lock *lock)

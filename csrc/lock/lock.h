@@ -9,6 +9,9 @@
 struct hf_lock {
 	struct hf_client *client; /* const; counted */
 	char *key, *value; /* const: behind this struct */
+	char *name; /* const: for messages; the key, or all keys */
+	struct hf_lock **more; /* const: the locks of further keys, counted; NULL: there are none */
+	size_t more_count; /* const */
 	size_t value_len; /* const */
 	struct hf_session_opts *session_opts; /* const: a session of its own, or NULL */
 	char *session_id; /* const: an external session, or NULL */
@@ -40,17 +43,21 @@ struct hf_hold {
 	struct hf_session *session; /* const once held; counted and joined until given back */
 	struct hf_key *key; /* thread; its turn is ours, or we wait for it. NULL: given back */
 	struct hf_link place; /* lock: session->holds */
+	struct hf_link mates; /* lock: a ring of those that are held together; they end together */
+	struct hf_op
+		*together; /* lock: what waits for the end of all of them; counted. NULL: one */
 	uint64_t token; /* const once held: the index of its acquisition */
 	uint64_t copies; /* thread: the highest index that a try is conditional on whose outcome is
 			    not known, or that may come once more; 0: none */
 	uint64_t index; /* thread: what the next write is conditional on; 0: absence */
 	int64_t until; /* thread: not at any price */
 	struct hf_error *trouble; /* thread: what went wrong last, NULL: nothing */
-	struct hf_link over; /* thread: ops that wait for its end */
+	struct hf_link over; /* thread: ops that wait for its result, or its end */
 	enum hf_giveback phase; /* thread */
 	bool was_held; /* const once submitted: an unlock; else an acquire takes back its tries */
 	bool lost; /* const once submitted: nothing is ours to give back */
 	bool once; /* const once submitted: the caller wants to hear of the first try */
+	bool ours; /* thread: the session of the try has the key already */
 	bool copies_make; /* thread: one of the tries is conditional on the key's absence */
 	bool unsure; /* thread: an unlock that failed may have been carried out */
 };
@@ -68,7 +75,11 @@ enum hf_err hf_lock_start_locked(struct hf_lock *lock, struct hf_op *op, struct 
 /* Fills *err with LOST or NOT_HELD, whichever it is, and answers that. */
 enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err);
 
-/* ---- holds (giveback.c) ---- */
+/* hf_lock_acquire of several keys (acquire_all.c). */
+enum hf_err hf_lock_acquire_all(struct hf_lock *lock, int64_t timeout, struct hf_op **out,
+				struct hf_error *err);
+
+/* ---- holds (hold.c, giveback.c) ---- */
 
 /* Makes a hold that has not begun. NULL when memory is out. */
 struct hf_hold *hf_hold_new(struct hf_lock *lock);
@@ -81,11 +92,13 @@ enum hf_step hf_giveback_cancel(struct hf_op *op, enum hf_err why);
 void hf_giveback_free(struct hf_op *op);
 /* What the server has said of a hold: it is lost, if it has not ended meanwhile. */
 void hf_hold_lose(struct hf_hold *hold, enum hf_reason reason);
-/* Ends a hold here: what is guarded by it is over, and a loss is latched unless reason is released.
- * What the server has to be told is told in the background. */
+/* Ends a hold here, and those that are held together with it: what is guarded by it is over, and a
+ * loss is latched unless reason is released. What the server has to be told is told in the
+ * background. */
 void hf_hold_end_locked(struct hf_hold *hold, enum hf_reason reason);
-/* The same, with the lock's reference on the hold for the caller: the op to wait for. */
-struct hf_hold *hf_hold_release_locked(struct hf_lock *lock, enum hf_reason reason);
+/* The same because it is given back: answers the op to wait for, which is the caller's. timeout is
+ * that of an unlock. */
+struct hf_op *hf_hold_release_locked(struct hf_lock *lock, int64_t timeout);
 /* thread: takes back what an acquire may have got, by a hold that never began. Takes over the
  * caller's reference. */
 void hf_hold_undo(struct hf_hold *hold);

@@ -46,6 +46,8 @@ struct life {
 	bool guarded, monitored, external, own;
 	bool object; /* the session is one */
 	bool alive; /* and stands on a check of ours */
+	bool limited; /* max_hold, and an ephemeral key */
+	bool together; /* several keys in one step */
 	bool contended; /* somebody has the key at first */
 	bool unanswered; /* the try that takes it is not answered */
 	bool several; /* locks at once, whose transactions are shared */
@@ -274,7 +276,7 @@ static enum hf_err make_lock(const struct life *life)
 {
 	const struct hf_session_opts session = {.name = "own", .ttl = 20000};
 	const struct hf_session_opts slot = {.name = "own", .ttl = 20000, .behavior = "delete"};
-	const char *id = life->external ? EXTERNAL : NULL;
+	const char *id = life->external ? EXTERNAL : NULL, *more[] = {"s0", "s1"};
 	const struct hf_lock_opts lock_opts = {
 		.key = "k",
 		.value = "v",
@@ -283,6 +285,9 @@ static enum hf_err make_lock(const struct life *life)
 		.session_opts = life->own ? &session : NULL,
 		.handle = handle,
 		.monitor_key = life->monitored,
+		.ephemeral = life->limited,
+		.max_hold = life->limited ? 60000 : 0,
+		.more = {more, life->together ? 2 : 0},
 	};
 	const struct hf_semaphore_opts semaphore_opts = {
 		.prefix = "p/",
@@ -409,6 +414,31 @@ static void one_failure_is_made_good_by_another_try(void)
 static void one_failure_with_a_monitored_key_is_survived(void)
 {
 	live_through((struct life){.monitored = true});
+}
+
+static void one_failure_with_max_hold_and_an_ephemeral_key_is_survived(void)
+{
+	live_through((struct life){.limited = true});
+}
+
+static void one_failure_with_several_keys_is_survived(void)
+{
+	live_through((struct life){.together = true, .guarded = true, .monitored = true});
+}
+
+static void one_failure_of_a_waiter_for_several_keys_is_made_good(void)
+{
+	live_through((struct life){.together = true, .timeout = 10000, .contended = true});
+}
+
+static void one_failure_with_a_try_for_several_keys_that_is_not_answered_is_survived(void)
+{
+	live_through((struct life){.together = true, .timeout = 10000, .unanswered = true});
+}
+
+static void lasting_failure_with_several_keys_ends_in_time(void)
+{
+	live_through((struct life){.together = true, .timeout = 20, .lasting = true});
 }
 
 static void one_failure_with_an_external_session_is_survived(void)
@@ -645,6 +675,11 @@ static const struct check_test tests[] = {
 	TEST(one_failure_is_survived),
 	TEST(one_failure_is_made_good_by_another_try),
 	TEST(one_failure_with_a_monitored_key_is_survived),
+	TEST(one_failure_with_max_hold_and_an_ephemeral_key_is_survived),
+	TEST(one_failure_with_several_keys_is_survived),
+	TEST(one_failure_of_a_waiter_for_several_keys_is_made_good),
+	TEST(one_failure_with_a_try_for_several_keys_that_is_not_answered_is_survived),
+	TEST(lasting_failure_with_several_keys_ends_in_time),
 	TEST(one_failure_with_an_external_session_is_survived),
 	TEST(one_failure_with_a_session_of_its_own_is_survived),
 	TEST(one_failure_with_a_session_object_is_survived),
