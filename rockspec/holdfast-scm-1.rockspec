@@ -43,6 +43,7 @@ build = {
     ["holdfast.health"] = "lua/holdfast/health.lua",
     ["holdfast.kv"] = "lua/holdfast/kv.lua",
     ["holdfast.lock"] = "lua/holdfast/lock.lua",
+    ["holdfast.lock_all"] = "lua/holdfast/lock_all.lua",
     ["holdfast.log"] = "lua/holdfast/log.lua",
     ["holdfast.loop"] = "lua/holdfast/loop.lua",
     ["holdfast.object"] = "lua/holdfast/object.lua",

@@ -20,6 +20,7 @@ local catalog = require("holdfast.catalog")
 local core = require("holdfast.core")
 local health = require("holdfast.health")
 local kv = require("holdfast.kv")
+local lock_all = require("holdfast.lock_all")
 local locks = require("holdfast.lock")
 local logs = require("holdfast.log")
 local loop = require("holdfast.loop")
@@ -51,6 +52,19 @@ local finish = object.finish
 -- @treturn lock|nil the lock; nil, message, code (INVALID, TOO_LARGE, CLOSED, FORKED, NOMEM)
 function Client:lock(key_or_opts)
   local lock, message, code = locks.new(self, key_or_opts, 2)
+  return lock, message, code
+end
+
+--- Makes an object with the face of a lock for several keys: `lock:lock` takes all of them in one step of Consul's, or
+-- none; when one of them is lost, all are, for the same reason, and the others are given back. `lock:token()` is one
+-- for all, `lock:keys()` a list, `lock:key()` the first. Whoever waits for one key keeps no other, so that no two callers
+-- wait for each other, whatever the order of their keys. No network.
+-- @function client:lock_all
+-- @tparam table keys_or_opts a list of keys, all different, or `{ keys = { ... } }` with the other options of
+-- client:lock. 64 keys at most (TOO_LARGE); a server before Consul 1.14 takes 32, which lock:lock says
+-- @treturn lock|nil the lock; nil, message, code (INVALID, TOO_LARGE, CLOSED, FORKED, NOMEM)
+function Client:lock_all(keys_or_opts)
+  local lock, message, code = lock_all.new(self, keys_or_opts, 2)
   return lock, message, code
 end
 

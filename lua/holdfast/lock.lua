@@ -42,13 +42,19 @@ function Lock:unlock(timeout)
   return finish(self, self:start_unlock(seconds))
 end
 
---- Deletes the key if nobody holds it.
+--- Deletes the key if nobody holds it; of a lock of several keys one after the other, up to the first that it cannot.
 -- @function lock:destroy
 -- @param[opt] timeout
 -- @treturn true|nil true, also when the key is absent; nil, message, code (HELD, IN_USE, CONFLICT, ...)
 function Lock:destroy(timeout)
   local seconds = options.timeout(timeout, 2)
-  return finish(self, self:start_destroy(seconds))
+  local now = object.scheduler(self).now
+  local deadline = seconds and now() + seconds
+  for i = 1, #self:keys() do
+    local ok, message, code = finish(self, self:start_destroy(seconds and math.max(0, deadline - now()), i))
+    if not ok then return nil, message, code end
+  end
+  return true
 end
 
 --- Makes an HTTP request that is aborted in mid-flight the moment the lock is lost.
@@ -125,9 +131,13 @@ end
 -- @function lock:session
 -- @treturn string|nil nil when there is none
 
---- Its key.
+--- Its key; of several the first.
 -- @function lock:key
 -- @treturn string
+
+--- All its keys.
+-- @function lock:keys
+-- @treturn table a list
 
 --- Ends a lock:lock that another coroutine, or a scheduler's wait, is in: that answers CANCELED.
 -- @function lock:cancel

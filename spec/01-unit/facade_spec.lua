@@ -73,6 +73,7 @@ local function new_world()
   function Lock.__index.start_destroy(_, seconds) return world.start("destroy", seconds) end
   function Lock.__index.start_request(_, settings) return world.start("guarded", settings) end
   function Lock.__index:key() return self.key_ end
+  function Lock.__index:keys() return { self.key_ } end
   function Lock.__index:token() return self.state == "held" and (self.token_ or 7) or nil end
   function Lock.__index.pollfd() return 99 end
 

@@ -1,5 +1,5 @@
--- Locks whose key is there only while they are held: giving one back deletes its key, on the condition of the index like
--- every write. And keys with flags other than a lock's, which is how semaphores and the like are told from locks.
+-- Locks whose key is there only while they are held: giving one back deletes its key, on the condition of the index
+-- like every write. And keys with flags other than a lock's, which is how semaphores and the like are told from locks.
 local agent = require("spec.support.agent")
 local consul = require("spec.support.consul")
 local core = require("holdfast.core")

@@ -1,8 +1,10 @@
 -- A thousand steps of everything that two clients do to a few keys, one after the other; and as many on more keys, by
--- many coroutines at once, so that what they ask for shares transactions. Meanwhile requests arrive late or twice or
--- not at all, and an operator deletes keys. After every step it is compared with a plain model of who may hold what:
+-- many coroutines at once, so that what they ask for shares transactions; and some of them take several keys in one
+-- step. Meanwhile requests arrive late or twice or not at all, and an operator deletes keys. After every step it is
+-- compared with a plain model of who may hold what:
 --
---   - never do both believe that they hold a key, unless it was deleted under one of them, which does not know yet
+--   - never do two believe that they hold a key, unless it was deleted under one of them, which does not know yet
+--   - of several keys all are held, with one token, or none
 --   - tokens rise from hold to hold of a key
 --   - a hold ends by an unlock, a deletion or its lease, and by nothing else; no unlock of another one is LOST
 --   - when all is quiet no key is held
@@ -35,28 +37,48 @@ end
 local World = {}
 World.__index = World
 
--- A slot is a client's interest in a key: the lock object of now, an acquire on its way (op), what it holds (hold: the
--- token). Of a key the model knows the last token, and the index at which an operator deleted it last: what was taken
--- before that is doomed, and may be believed until somebody looks.
-local function new_world(seed, keys, scheduler)
+-- A slot is a client's interest in a key, or in several at once: the lock object of now, an acquire on its way (op),
+-- what it holds (hold: the token). Of a key the model knows the last token, and the index at which an operator deleted
+-- it last: what was taken before that is doomed, and may be believed until somebody looks.
+local function make_lock(client, keys)
+  local names = {}
+  for i, key in ipairs(keys) do names[i] = key.name end
+  return assert(names[2] and client:lock_all(names) or client:lock(names[1]))
+end
+
+local function add_slot(world, c, keys)
+  local slot = { client = c, keys = keys, lock = make_lock(world.clients[c], keys) }
+  for _, key in ipairs(keys) do
+    for _, other in ipairs(key.slots) do world.pairs[#world.pairs + 1] = { slot, other, key } end
+    key.slots[#key.slots + 1] = slot
+  end
+  world.slots[#world.slots + 1] = slot
+end
+
+-- groups: lists of numbers of keys, which each client wants at once, beside each key alone.
+local function new_world(seed, keys, scheduler, groups)
   local world = setmetatable({ random = generator(seed), slots = {}, keys = {}, proxies = {}, clients = {}, step = 0,
-    shared = 0, unlocking = 0 }, World)
+    shared = 0, unlocking = 0, pairs = {} }, World)
   world.marker = helper.unique_key("marker")
-  for k = 1, keys do world.keys[k] = { name = helper.unique_key(), last = 0, deleted = 0 } end
+  for k = 1, keys do world.keys[k] = { name = helper.unique_key(), last = 0, deleted = 0, slots = {} } end
   for c = 1, 2 do
     world.proxies[c] = helper.proxy()
     world.clients[c] = helper.client({ address = world.proxies[c]:address(), timeout = 0.25, scheduler = scheduler,
       session = { ttl = "10s", lock_delay = "2s" } })
-    for k = 1, keys do
-      local lock = assert(world.clients[c]:lock(world.keys[k].name))
-      world.slots[#world.slots + 1] = { client = c, key = world.keys[k], lock = lock }
+    for k = 1, keys do add_slot(world, c, { world.keys[k] }) end
+    for _, group in ipairs(groups or {}) do
+      local all = {}
+      for i, k in ipairs(group) do all[i] = world.keys[k] end
+      add_slot(world, c, all)
     end
   end
   return world
 end
 
 function World:say(slot, what)
-  self.doing = ("client %d, key %s: %s"):format(slot.client, slot.key.name:match("[^/]+$"), what)
+  local names = {}
+  for i, key in ipairs(slot.keys) do names[i] = key.name:match("[^/]+$") end
+  self.doing = ("client %d, key %s: %s"):format(slot.client, table.concat(names, "+"), what)
   local recent = self.recent or {}
   self.recent = recent
   recent[#recent + 1] = self.doing
@@ -64,18 +86,23 @@ function World:say(slot, what)
 end
 
 local function doomed(slot, hold)
-  return (hold or slot.hold) < slot.key.deleted
+  for _, key in ipairs(slot.keys) do
+    if (hold or slot.hold) < key.deleted then return true end
+  end
+  return false
 end
 
 -- ---- the model -----------------------------------------------------------------------------------------------------
 
 -- The slot's lock has just been taken.
 local function took(slot)
-  local token, key = slot.lock:token(), slot.key
+  local token = slot.lock:token()
   slot.hold = token
   if not token or doomed(slot) then return end -- lost meanwhile
-  if token <= key.last then error(("token %d after %d"):format(token, key.last)) end
-  key.last = token
+  for _, key in ipairs(slot.keys) do
+    if token <= key.last then error(("token %d after %d"):format(token, key.last)) end
+    key.last = token
+  end
 end
 
 -- The slot's lock says that it is not held any more, and nobody has given it back.
@@ -98,20 +125,20 @@ local function settle(slot)
   if slot.hold and not slot.lock:held() then ended(slot) end
 end
 
-local function believes(slot)
-  return slot.hold and not doomed(slot) and slot.lock:held()
+local function believes(slot, key)
+  return slot.hold and slot.hold > key.deleted and slot.lock:held()
 end
 
 -- One is asked twice, before and after the other: holds that overlap are believed in at one moment.
-local function check_overlap(one, other)
-  if believes(one) and believes(other) and believes(one) then
-    error(("both clients hold it, with tokens %d and %d"):format(one.hold, other.hold))
+local function check_overlap(one, other, key)
+  if believes(one, key) and believes(other, key) and believes(one, key) then
+    error(("two hold it, with tokens %d and %d"):format(one.hold, other.hold))
   end
 end
 
 function World:check()
   for _, slot in ipairs(self.slots) do settle(slot) end
-  for k = 1, #self.keys do check_overlap(self.slots[k], self.slots[#self.keys + k]) end
+  for _, pair in ipairs(self.pairs) do check_overlap(pair[1], pair[2], pair[3]) end
 end
 
 -- ---- the steps -----------------------------------------------------------------------------------------------------
@@ -176,7 +203,7 @@ function steps.drop(world, slot)
   slot.lock, slot.op, slot.hold = nil, nil, nil
   collectgarbage()
   collectgarbage()
-  slot.lock = assert(world.clients[slot.client]:lock(slot.key.name))
+  slot.lock = make_lock(world.clients[slot.client], slot.keys)
 end
 
 function steps.destroy(world, slot)
@@ -188,12 +215,13 @@ end
 
 -- In one transaction with a write to another key, which tells its index if it writes something new.
 function steps.delete(world, slot)
+  local key = slot.keys[world.random(#slot.keys)]
   world:say(slot, "deleted by an operator")
   local operations = { { KV = { Verb = "set", Key = world.marker, Value = mime.b64(tostring(world.step)) } },
-    { KV = { Verb = "delete", Key = slot.key.name } } }
+    { KV = { Verb = "delete", Key = key.name } } }
   local status, text = consul.request("PUT", "/v1/txn", nil, json.encode(operations))
   assert(status == 200, text)
-  slot.key.deleted = json.decode(text).Results[1].KV.ModifyIndex
+  key.deleted = json.decode(text).Results[1].KV.ModifyIndex
 end
 
 local TROUBLE = {
@@ -315,6 +343,18 @@ describe("two clients that do a thousand things", function()
 
   it("to a few keys never hold one at the same time, and leave none held", function()
     run(new_world(SEED, FEW), World.run)
+  end)
+
+  it("to a few keys, alone and by two and three, never hold one at the same time, and leave none held", function()
+    local world = new_world(SEED, FEW, nil, { { 1, 2 }, { 3, 2 }, { 3, 1, 2 } })
+    run(world, World.run)
+  end)
+
+  it("at once to many keys, alone and by four, never hold one at the same time, and leave none held", function()
+    local groups = {}
+    for i = 1, 8 do groups[i] = { i, i + 1, i + 8, i + 9 } end
+    local world = new_world(SEED, 24, "loop", groups)
+    without_waiting(function() run(world, World.run_at_once) end)
   end)
 
   it("at once to many keys never hold one at the same time, and leave none held", function()
