@@ -47,6 +47,69 @@ function Semaphore:destroy(timeout)
   return finish(self, self:start_destroy(seconds))
 end
 
+-- ---- as for a lock -------------------------------------------------------------------------------------------------
+
+--- Whether a slot is held at this moment. The lease deadline is looked at by the call; no network.
+-- @function semaphore:held
+-- @treturn boolean true; false and the reason why the last hold ended, if there was one
+
+--- Whether the last slot was lost; latched until the next semaphore:acquire.
+-- @function semaphore:lost
+-- @treturn boolean false, also after a plain release; true and the reason
+
+--- Waits until the slot is lost or released.
+-- @function semaphore:wait_lost
+-- @param[opt] timeout 0 looks and does not wait
+-- @treturn string|nil the reason: as for lock:wait_lost; `key` also when all below the prefix was deleted, `stolen` when
+-- somebody has written `.lock` without us
+
+--- The fencing token of this hold: the raft index at which it began, which rises from hold to hold of a prefix. Those
+-- who hold slots at the same time have different ones.
+-- @function semaphore:token
+-- @treturn integer|nil nil when no slot is held
+
+--- Seconds to the lease deadline, which follows the TTL; 0 when no slot is held.
+-- @function semaphore:remaining
+-- @treturn number
+
+--- The id of the session that the slot is held with, or that it was given.
+-- @function semaphore:session
+-- @treturn string|nil nil when there is none
+
+--- Its prefix, with the slash at the end.
+-- @function semaphore:key
+-- @treturn string
+
+--- Ends a semaphore:acquire that another coroutine, or a scheduler's wait, is in: that answers CANCELED.
+-- @function semaphore:cancel
+
+--- Makes an HTTP request that is aborted in mid-flight the moment the slot is lost.
+-- @function semaphore:request
+-- @tparam table req as for client:request
+-- @treturn table|nil as for lock:request
+
+--- A descriptor that is readable while no slot is held; and the rest of the event-loop protocol, as for a lock.
+-- @function semaphore:pollfd
+-- @treturn integer|nil the descriptor; nil, message, code
+
+--- What is to be waited for, for cqueues.
+-- @function semaphore:events
+-- @treturn string "r"
+
+--- How long at most, for cqueues.
+-- @function semaphore:timeout
+-- @return nil: as long as it takes
+
+--- Whether something is buffered, for LuaSocket's select.
+-- @function semaphore:dirty
+-- @treturn boolean false
+
+--- The descriptor, for LuaSocket's select.
+-- @function semaphore:getfd
+-- @return as semaphore:pollfd
+
+-- ---- making them ---------------------------------------------------------------------------------------------------
+
 local M = {}
 
 --- What client:semaphore does.
