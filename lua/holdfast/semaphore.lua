@@ -60,8 +60,8 @@ end
 --- Waits until the slot is lost or released.
 -- @function semaphore:wait_lost
 -- @param[opt] timeout 0 looks and does not wait
--- @treturn string|nil the reason: as for lock:wait_lost; `key` also when all below the prefix was deleted, `stolen` when
--- somebody has written `.lock` without us
+-- @treturn string|nil the reason: as for lock:wait_lost; `key` also when all below the prefix was deleted, `stolen`
+-- when somebody has written `.lock` without us
 
 --- The fencing token of this hold: the raft index at which it began, which rises from hold to hold of a prefix. Those
 -- who hold slots at the same time have different ones.
