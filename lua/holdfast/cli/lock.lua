@@ -90,6 +90,13 @@ local function shell(words)
   return { os.getenv("SHELL") or "/bin/sh", "-c", table.concat(words, " ") }
 end
 
+-- What goes on with Consul: all of it when that is asked for, and else what the wait is for. A loss is told of once.
+local function listen(verbose)
+  return function(level, message)
+    if verbose or level == "WARN" then exits.say("%s", message) end
+  end
+end
+
 -- Answers what is to run; nil, exit status.
 local function prepare(options)
   local run = { argv = options.shell and shell(options.argv) or options.argv, pass_stdin = options.pass_stdin,
@@ -99,7 +106,7 @@ local function prepare(options)
   run.signals, message, code = signals.take()
   if not run.signals then return nil, exits.fail(exits.of(code), "%s", message) end
   run.client, status = connect.open(options,
-    { session = session_of(options, run.key), scheduler = run.signals.scheduler })
+    { session = session_of(options, run.key), scheduler = run.signals.scheduler, log = listen(options.verbose) })
   if not run.client then return nil, status end
   return make_lock(run, options.limit)
 end
