@@ -381,6 +381,15 @@ struct hf_handle_state {
 
 void hf_handle_state(struct hf_handle *handle, struct hf_handle_state *out);
 
+/* ---- keys ----------------------------------------------------------------------------------- */
+
+/* Starts waiting until a key is not there, or its last change is another one than index. What it
+ * costs is bounded, however many wait. The op ends with HF_OK, which is a hint: look again. DENIED
+ * when the key may not be read; TIMEOUT after timeout ms (< 0: no limit). Passing trouble does not
+ * end it. *out belongs to the caller. */
+enum hf_err hf_key_change(struct hf_client *client, const char *key, uint64_t index,
+			  int64_t timeout, struct hf_op **out, struct hf_error *err);
+
 /* ---- locks ---------------------------------------------------------------------------------- */
 
 struct hf_lock_opts {

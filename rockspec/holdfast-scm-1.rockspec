@@ -95,6 +95,7 @@ build = {
         "csrc/lock/alive.c",
         "csrc/lock/batch.c",
         "csrc/lock/call.c",
+        "csrc/lock/change.c",
         "csrc/lock/client.c",
         "csrc/lock/destroy.c",
         "csrc/lock/events.c",

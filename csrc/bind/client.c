@@ -162,6 +162,23 @@ static int l_start_call(lua_State *L)
 	return 1;
 }
 
+/* start_change(key, index, timeout) */
+static int l_start_change(lua_State *L)
+{
+	struct hf_client *client = check_client(L);
+	const char *key = luaL_checkstring(L, 2);
+	uint64_t index = (uint64_t)luaL_checknumber(L, 3);
+	int64_t timeout = hf_bind_timeout(L, 4);
+	void **slot = hf_bind_box(L, HF_OP_CLASS);
+	struct hf_op *op;
+	struct hf_error err;
+
+	if (hf_key_change(client, key, index, timeout, &op, &err))
+		return hf_bind_fail(L, &err);
+	*slot = op;
+	return 1;
+}
+
 static void push_count(lua_State *L, const char *name, uint64_t value)
 {
 	hf_bind_push_index(L, value);
@@ -274,6 +291,7 @@ void hf_bind_client(lua_State *L)
 		{"session_object", l_session_object},
 		{"start_request", l_start_request},
 		{"start_call", l_start_call},
+		{"start_change", l_start_change},
 		{"stats", l_stats},
 		{"next_event", hf_bind_event},
 		{"start_close", l_start_close},

@@ -53,6 +53,7 @@ struct life {
 	bool several; /* locks at once, whose transactions are shared */
 	bool refused; /* the first of these, because of one of them */
 	bool semaphore; /* not a lock */
+	bool watched; /* no lock is taken: somebody else's key is waited for */
 };
 
 #define SEVERAL 5
@@ -265,6 +266,19 @@ static void with_a_semaphore(const struct life *life)
 		allowed(life, "destroy", err.code);
 }
 
+static void with_a_key_to_wait_for(const struct life *life)
+{
+	enum hf_err code;
+
+	fake_set("w", "somebody");
+	code = hf_key_change(client, "w", fake.index, life->timeout, &op, &err) ? err.code : HF_OK;
+	while (!code && !hf_op_wait(op, 1, &err) && !err.code && !fake_seen("GET /v1/kv/w?index="))
+		;
+	fake_set("w", NULL);
+	allowed(life, "change", code ? code : finish(op));
+	op = NULL;
+}
+
 static bool all_are_free(void)
 {
 	return !fake_held_below("p/") && !fake_held("k") && !fake_held("s0") && !fake_held("s1") &&
@@ -318,7 +332,9 @@ static bool live(const struct life *life)
 	} else if (make_session(life) && make_lock(life)) {
 		CHECK_INT(err.code, HF_NOMEM);
 	} else if (lock) {
-		if (life->semaphore)
+		if (life->watched)
+			with_a_key_to_wait_for(life);
+		else if (life->semaphore)
 			with_a_semaphore(life);
 		else if (life->several)
 			with_several_locks(life);
@@ -522,6 +538,16 @@ static void lasting_failure_with_a_semaphore_ends_in_time(void)
 		.semaphore = true, .lasting = true, .timeout = 50, .contended = true});
 }
 
+static void one_failure_of_who_waits_for_a_change_is_survived(void)
+{
+	live_through((struct life){.timeout = 10000, .watched = true});
+}
+
+static void lasting_failure_of_who_waits_for_a_change_ends_in_time(void)
+{
+	live_through((struct life){.lasting = true, .timeout = 50, .watched = true});
+}
+
 static void lasting_failure_of_a_waiter_ends_in_time(void)
 {
 	live_through((struct life){.lasting = true, .timeout = 50, .contended = true});
@@ -696,6 +722,8 @@ static const struct check_test tests[] = {
 	TEST(one_failure_with_a_slot_whose_try_is_not_answered_is_survived),
 	TEST(lasting_failure_with_a_semaphore_ends_in_time),
 	TEST(lasting_failure_among_several_locks_ends_in_time),
+	TEST(one_failure_of_who_waits_for_a_change_is_survived),
+	TEST(lasting_failure_of_who_waits_for_a_change_ends_in_time),
 	TEST(lasting_failure_of_a_waiter_ends_in_time),
 	TEST(lasting_failure_is_survived),
 	TEST(lasting_failure_ends_in_time),
