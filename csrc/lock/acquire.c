@@ -41,9 +41,12 @@ static enum hf_step read_key(struct hf_acquiring *a)
 
 static enum hf_step try_it(struct hf_acquiring *a)
 {
+	/* Two of a transaction get one index, and what is no plain lock stands in line by it. */
+	unsigned how = a->lock->flags == HF_LOCK_FLAGS ? HF_WRITE : HF_WRITE | HF_ALONE;
+
 	hf_acquiring_aim(a);
 	a->phase = HF_AT_TRY;
-	return hf_batch_join(&a->op, HF_WRITE);
+	return hf_batch_join(&a->op, how);
 }
 
 static enum hf_step use_session(struct hf_acquiring *a)

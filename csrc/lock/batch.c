@@ -102,7 +102,7 @@ enum hf_step hf_batch_join(struct hf_op *op, unsigned how)
 	struct hf_part *part = part_of(op);
 	struct hf_answer none = {.verdict = HF_V_AGAIN, .unheard = true};
 
-	*part = (struct hf_part){.how = (unsigned char)how};
+	*part = (struct hf_part){.how = (unsigned char)how, .alone = (how & HF_ALONE) != 0};
 	if (need_batch(client, queue))
 		return hf_op_park(op, place_of(queue, part), HF_NEVER);
 	hf_err_set(&none.err, HF_NOMEM, "out of memory");

@@ -17,6 +17,7 @@ enum {
 	HF_WRITE = 1,
 	HF_FIRST = 2, /* before others */
 	HF_CONSISTENT = 4, /* of a look: the leader is to be sure */
+	HF_ALONE = 8, /* in a transaction of its own */
 };
 
 /* A member of the op that takes part, at the place that its kind tells. */

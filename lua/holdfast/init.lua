@@ -46,9 +46,11 @@ local finish = object.finish
 --- Makes a lock object. No network.
 -- @function client:lock
 -- @param key_or_opts a key, or `{ key=, value="", session=, session_ttl=, session_name=, lock_delay=, session_opts={},
--- monitor="session", ephemeral=false, max_hold= }`. Any of session_* and lock_delay gives the lock a session of its
--- own; what they leave open is as in the client's `session`. `ephemeral` has the key deleted when the lock is given
--- back. After `max_hold` (a duration) a hold ends by itself, with the reason `expired`, and the lock is given back
+-- monitor="session", ephemeral=false, max_hold=, fair=false }`. Any of session_* and lock_delay gives the lock a
+-- session of its own; what they leave open is as in the client's `session`. `ephemeral` has the key deleted when the
+-- lock is given back. After `max_hold` (a duration) a hold ends by itself, with the reason `expired`, and the lock is
+-- given back. With `fair` those that wait for the key are served in the order in which they came, as far as they are
+-- fair too
 -- @treturn lock|nil the lock; nil, message, code (INVALID, TOO_LARGE, CLOSED, FORKED, NOMEM)
 function Client:lock(key_or_opts)
   local lock, message, code = locks.new(self, key_or_opts, 2)

@@ -1,6 +1,7 @@
 --- Locks: what the core's lock objects wait for. Private; users see it through client:lock.
 -- @module holdfast.lock
 
+local fair = require("holdfast.fair")
 local headers = require("holdfast.headers")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
@@ -28,7 +29,15 @@ end
 -- @treturn true|nil true; nil, message, code (TIMEOUT, HELD, CONFLICT, SESSION, CANCELED, DENIED, CONNECT, ...)
 function Lock:lock(timeout)
   local seconds = options.timeout(timeout, 2)
+  if fair.is(self) then return fair.lock(self, seconds) end
   return finish(self, self:start_lock(seconds))
+end
+
+--- Ends a `lock:lock` that another coroutine waits in: it answers CANCELED.
+-- @function lock:cancel
+function Lock:cancel()
+  if fair.is(self) then fair.cancel(self) end
+  self:cancel_lock()
 end
 
 --- Gives the lock back.
@@ -189,6 +198,13 @@ function M.new(client, key_or_opts, level, more)
   for name, value in pairs(more or {}) do settings[name] = value end
   lock, message, code = client:lock_object(settings)
   if not lock then return nil, message, code end
+  if settings.line then fair.queue(lock, settings) end
+  return M.adopt(lock, client)
+end
+
+--- Makes what the core has made a lock of a client's.
+-- @return it
+function M.adopt(lock, client)
   object.extend(lock, Lock)
   object.own(lock, client)
   return lock

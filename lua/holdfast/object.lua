@@ -6,11 +6,11 @@ local loop = require("holdfast.loop")
 
 local M = {}
 
--- What a method needs to know of its object, and userdata has no room for: client -> { scheduler, session, log }, and
--- any other object -> its client, which it keeps alive.
+-- What a method needs to know of its object, and userdata has no room for: object -> what there is to know of it, as of
+-- a client { scheduler, session, log }; and any object of a client -> its client, which it keeps alive.
 local function weak() return setmetatable({}, { __mode = "k" }) end
 
-local known = { clients = weak(), owners = weak() }
+local known = { facts = weak(), owners = weak() }
 
 -- ---- classes -------------------------------------------------------------------------------------------------------
 
@@ -40,10 +40,11 @@ function M.extend(object, methods, facets)
   if facets then meta.class_, meta.__index = class, index(class, facets) end
 end
 
---- Notes what there is to know of a client.
--- @param client
--- @tparam table facts `{ scheduler=, session=, log= }`
-function M.know(client, facts) known.clients[client] = facts end
+--- Notes what there is to know of an object.
+-- @param of
+-- @tparam table facts of a client `{ scheduler=, session=, log= }`. They must not lead back to the object, which would never
+-- be collected then on Luas without ephemeron tables
+function M.know(of, facts) known.facts[of] = facts end
 
 --- Notes whose an object is.
 function M.own(object, client) known.owners[object] = client end
@@ -51,21 +52,23 @@ function M.own(object, client) known.owners[object] = client end
 --- The client of an object.
 function M.client(object) return known.owners[object] end
 
---- What is known of a client.
-function M.facts(client) return known.clients[client] end
+--- What is known of an object; nil when there is nothing.
+function M.facts(of) return known.facts[of] end
 
 --- The scheduler of a client, or of the client that an object is of.
 function M.scheduler(object)
-  return known.clients[known.owners[object] or object].scheduler
+  return known.facts[known.owners[object] or object].scheduler
 end
 
 -- ---- waiting -------------------------------------------------------------------------------------------------------
 
--- Cancels an op without waiting for the collector.
+--- Gives an op or a lock up without waiting for the collector: what is under way is canceled, what is held given back.
 local function drop(op)
   local finalize = (getmetatable(op) or {}).__gc
   if finalize then finalize(op) end
 end
+
+M.drop = drop
 
 local function read(op, ...)
   drop(op)

@@ -56,9 +56,16 @@ local LOCK = {
     key = { "string", required = true, form = "key" }, value = { "string", default = "" }, session = "any",
     session_ttl = POSITIVE, session_name = "text", lock_delay = "duration", session_opts = { fields = SESSION },
     monitor = { "string", one_of = { "key", "session" }, default = "session" }, ephemeral = "boolean",
-    max_hold = POSITIVE,
+    max_hold = POSITIVE, fair = "boolean",
   },
 }
+local RWLOCK = { says = "a read-write lock takes a key or a table of options", fields = {} }
+for _, name in ipairs({ "key", "session", "session_ttl", "session_name", "lock_delay", "session_opts", "monitor" }) do
+  RWLOCK.fields[name] = LOCK.fields[name]
+end
+
+-- What comes after the prefix of a line: the name of a contender.
+local CONTENDER = ("0"):rep(16)
 
 -- Of a semaphore's session: what ends it frees the slot at once, so a lock-delay would be of no use, and the key goes.
 local SLOT_SESSION = { name = "text", ttl = POSITIVE, node = "text", checks = "list", service_checks = "list" }
@@ -338,16 +345,40 @@ local function read_own_session(given, base)
   return over(base, check.read(given or {}, { says = "a session takes a table of options", fields = SESSION }))
 end
 
-local function read_lock(given, base)
+local function read_any_lock(given, base, rule)
   if type(given) == "string" then given = { key = given } end
   if type(given) == "table" and given.key == "" then mistake("missing key") end
-  given = check.read(given, LOCK)
+  given = check.read(given, rule)
   local own = own_session(given)
   return {
     key = given.key, value = given.value, monitor = given.monitor, ephemeral = given.ephemeral,
     max_hold = given.max_hold, session_opts = own and over(base, own),
     session = given.session ~= nil and read_session(given.session) or nil,
-  }
+  }, given
+end
+
+-- Where those stand in line who want a key.
+local function read_line(key, kind)
+  local prefix = ("%s/.%s/"):format(key, kind)
+  if key:sub(-1) == "/" then refuse("key %s ends with a slash: there can be no line for it", show(key)) end
+  check.form(prefix .. CONTENDER, "key", "the key of a contender for " .. show(key))
+  return prefix
+end
+
+local function read_lock(given, base)
+  local settings, options = read_any_lock(given, base, LOCK)
+  if options.fair then settings.line = read_line(settings.key, "fair") end
+  return settings
+end
+
+-- Who comes next tells one that has died from one that has left by the key that is still there.
+local function read_rwlock(given, base)
+  local settings = read_any_lock(given, base, RWLOCK)
+  settings.line = read_line(settings.key, "rw")
+  if not settings.session and (settings.session_opts or base).behavior == "delete" then
+    refuse("the sessions of a read-write lock must have the behavior release")
+  end
+  return settings
 end
 
 -- ---- a semaphore's options -----------------------------------------------------------------------------------------
@@ -428,8 +459,8 @@ end
 -- @tparam[opt] table base the `session` of the client's settings: what a session of the lock's own is like where
 -- `given` says nothing
 -- @int[opt=2] level whom a mistake blames
--- @treturn table|nil what client:lock_object takes; nil, message, "INVALID" ("TOO_LARGE" for a key that is too long, or
--- what a session's id() answered)
+-- @treturn table|nil what client:lock_object takes, and for a fair lock `line`, the prefix of the tickets' keys; nil,
+-- message, "INVALID" ("TOO_LARGE" for a key that is too long, or what a session's id() answered)
 function M.lock(given, base, level)
   local settings, message, code = check.guard((level or 2) + 1, "", read_lock, given, base or SESSION_DEFAULTS)
   return settings, message, code
@@ -453,6 +484,12 @@ end
 -- what a session's id() answered)
 function M.semaphore(given, base, level)
   local settings, message, code = check.guard((level or 2) + 1, "", read_semaphore, given, base or SESSION_DEFAULTS)
+  return settings, message, code
+end
+
+--- Options of client:rwlock. As for M.lock; the settings have `line` too, the prefix of the contenders' keys.
+function M.rwlock(given, base, level)
+  local settings, message, code = check.guard((level or 2) + 1, "", read_rwlock, given, base or SESSION_DEFAULTS)
   return settings, message, code
 end
 
