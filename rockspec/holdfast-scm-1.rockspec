@@ -53,6 +53,7 @@ build = {
     ["holdfast.queue"] = "lua/holdfast/queue/init.lua",
     ["holdfast.queue.memory"] = "lua/holdfast/queue/memory.lua",
     ["holdfast.queue.sqlite"] = "lua/holdfast/queue/sqlite.lua",
+    ["holdfast.rwlock"] = "lua/holdfast/rwlock.lua",
     ["holdfast.sched"] = "lua/holdfast/sched/init.lua",
     ["holdfast.sched.loop"] = "lua/holdfast/sched/loop.lua",
     ["holdfast.sched.plain"] = "lua/holdfast/sched/plain.lua",

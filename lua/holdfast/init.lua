@@ -26,6 +26,7 @@ local logs = require("holdfast.log")
 local loop = require("holdfast.loop")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
+local rwlocks = require("holdfast.rwlock")
 local sched = require("holdfast.sched")
 local semaphores = require("holdfast.semaphore")
 local session = require("holdfast.session")
@@ -171,6 +172,18 @@ function Client:scheduler()
 end
 
 Client.call = call.methods.call
+
+--- Makes a read-write lock: many readers of a key, or one writer. No network. All that want it are served in the order
+-- in which they came.
+-- @function client:rwlock
+-- @param key_or_opts a key, or `{ key=, session=, session_ttl=, session_name=, lock_delay=, session_opts={},
+-- monitor="session" }` as for client:lock. The behavior of the session must be `release`
+-- @treturn rwlock|nil an object whose `read()` and `write()` make locks, any number of them; nil, message, code
+-- (INVALID, TOO_LARGE, CLOSED)
+function Client:rwlock(key_or_opts)
+  local rwlock, message, code = rwlocks.new(self, key_or_opts, 2)
+  return rwlock, message, code
+end
 for name, method in pairs(session.client) do Client[name] = method end
 
 -- ---- the module ----------------------------------------------------------------------------------------------------
