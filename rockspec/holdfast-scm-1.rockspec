@@ -35,6 +35,7 @@ build = {
     ["holdfast.cli.release"] = "lua/holdfast/cli/release.lua",
     ["holdfast.cli.signals"] = "lua/holdfast/cli/signals.lua",
     ["holdfast.duration"] = "lua/holdfast/duration.lua",
+    ["holdfast.elect"] = "lua/holdfast/elect.lua",
     ["holdfast.emitter"] = "lua/holdfast/emitter.lua",
     ["holdfast.emitter.hold"] = "lua/holdfast/emitter/hold.lua",
     ["holdfast.emitter.options"] = "lua/holdfast/emitter/options.lua",

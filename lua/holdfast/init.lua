@@ -20,6 +20,7 @@ local catalog = require("holdfast.catalog")
 local core = require("holdfast.core")
 local health = require("holdfast.health")
 local kv = require("holdfast.kv")
+local elections = require("holdfast.elect")
 local lock_all = require("holdfast.lock_all")
 local locks = require("holdfast.lock")
 local logs = require("holdfast.log")
@@ -183,6 +184,20 @@ Client.call = call.methods.call
 function Client:rwlock(key_or_opts)
   local rwlock, message, code = rwlocks.new(self, key_or_opts, 2)
   return rwlock, message, code
+end
+
+--- Campaigns for a key, for ever: in a coroutine of its own where the client's scheduler has one to start, else while
+-- `election:run` is called. After a loss it is a candidate again. No network by itself.
+-- @function client:elect
+-- @string key any lock's, also one of Go's client
+-- @tparam[opt] table opts of client:lock (`value` is what others read of the leader), and `on_gain(lock)`, called when
+-- it leads, and `on_lose(reason)`, called when that has ended, if on_gain was. With a loop, on_gain has a coroutine of
+-- its own, and may go on as long as it likes. What a callback raises ends the campaign, gives the key back, and comes
+-- out of election:run, or out of loop.run
+-- @treturn election|nil it; nil, message, code as client:lock
+function Client:elect(key, opts)
+  local election, message, code = elections.new(self, key, opts, 2)
+  return election, message, code
 end
 for name, method in pairs(session.client) do Client[name] = method end
 
