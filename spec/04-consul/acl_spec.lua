@@ -84,6 +84,20 @@ describe("with the smallest policy of docs/acl.md", function()
     assert.is_nil(live(rules, "lock"))
   end)
 
+  it("a session that is alive needs one line more", function()
+    local rules, service = table.concat(printed()), 'service "holdfast" { policy = "write" }\n'
+    make(rules)
+    assert.are.equal("DENIED", code_of(client:session({ alive = "1s" })))
+    local proxy = helper.proxy(agent:address())
+    make(rules .. service, { address = proxy:address() })
+    local session = assert(client:session({ alive = "1s" }))
+    local passes = assert(proxy:wait_for("^PUT /v1/agent/check/pass/", 3, WAIT, "answered"))
+    for _, pass in ipairs(passes) do assert.are.equal(200, pass.status) end
+    assert(session:destroy(WAIT))
+    client:close()
+    assert.are.equal(200, proxy:log("^PUT /v1/agent/service/deregister/")[1].status)
+  end)
+
   it("what is elsewhere is DENIED, and a key that may not be read is not absent", function()
     make(table.concat(printed()))
     local lock = assert(client:lock("elsewhere/1"))
