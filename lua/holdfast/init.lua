@@ -18,9 +18,9 @@ local agent = require("holdfast.agent")
 local call = require("holdfast.call")
 local catalog = require("holdfast.catalog")
 local core = require("holdfast.core")
+local elections = require("holdfast.elect")
 local health = require("holdfast.health")
 local kv = require("holdfast.kv")
-local elections = require("holdfast.elect")
 local lock_all = require("holdfast.lock_all")
 local locks = require("holdfast.lock")
 local logs = require("holdfast.log")
@@ -61,8 +61,8 @@ end
 
 --- Makes an object with the face of a lock for several keys: `lock:lock` takes all of them in one step of Consul's, or
 -- none; when one of them is lost, all are, for the same reason, and the others are given back. `lock:token()` is one
--- for all, `lock:keys()` a list, `lock:key()` the first. Whoever waits for one key keeps no other, so that no two callers
--- wait for each other, whatever the order of their keys. No network.
+-- for all, `lock:keys()` a list, `lock:key()` the first. Whoever waits for one key keeps no other, so that no two
+-- callers wait for each other, whatever the order of their keys. No network.
 -- @function client:lock_all
 -- @tparam table keys_or_opts a list of keys, all different, or `{ keys = { ... } }` with the other options of
 -- client:lock. 64 keys at most (TOO_LARGE); a server before Consul 1.14 takes 32, which lock:lock says

@@ -42,8 +42,8 @@ end
 
 --- Notes what there is to know of an object.
 -- @param of
--- @tparam table facts of a client `{ scheduler=, session=, log= }`. They must not lead back to the object, which would never
--- be collected then on Luas without ephemeron tables
+-- @tparam table facts of a client `{ scheduler=, session=, log= }`. They must not lead back to the object, which would
+-- never be collected then on Luas without ephemeron tables
 function M.know(of, facts) known.facts[of] = facts end
 
 --- Notes whose an object is.
