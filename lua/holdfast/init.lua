@@ -19,6 +19,7 @@ local call = require("holdfast.call")
 local catalog = require("holdfast.catalog")
 local core = require("holdfast.core")
 local elections = require("holdfast.elect")
+local force = require("holdfast.force")
 local health = require("holdfast.health")
 local kv = require("holdfast.kv")
 local lock_all = require("holdfast.lock_all")
@@ -84,6 +85,24 @@ end
 function Client:semaphore(prefix_or_opts, limit)
   local sem, message, code = semaphores.new(self, prefix_or_opts, limit, 2)
   return sem, message, code
+end
+
+--- Frees a lock's key whoever holds it: for operators, and for a holder that is known to be dead. It is dangerous: a
+-- holder that is alive does not stop because of it.
+--
+-- Without `session` only the key is freed, and at once, without a lock-delay: the holder goes on to believe that it has
+-- the key until it looks, a third of its TTL later, and the next one holds it beside it. With `session = true` the
+-- holder's session is destroyed: its lock-delay keeps the next one away until the holder has stopped by itself, but
+-- everything else that the session holds is freed too. The fencing token tells the two apart in any case.
+-- @function client:force_release
+-- @param key_or_opts a key, or `{ key=, session=false }`
+-- @param[opt] timeout nil for as long as it takes; of single requests the client's
+-- @treturn table|nil who held it: `{ session=, value=, index= }`; nil, message, code: NOT_HELD when nobody does,
+-- NOT_FOUND when there is no such key, CONFLICT when it is not used as a lock (a semaphore's is not), and those of
+-- client.kv
+function Client:force_release(key_or_opts, timeout)
+  local held, message, code = force.release(self, key_or_opts, timeout, 2)
+  return held, message, code
 end
 
 local function pack(...)
