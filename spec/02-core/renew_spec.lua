@@ -91,7 +91,7 @@ describe("the lease of a lock", function()
     assert.is_true(lock:remaining() < 3)
   end)
 
-  it("is over at once when the server says 404 to a renewal", function()
+  it("is over at once when the server says 404 to a renewal (behaviour 64)", function()
     server:rule(fake.on(fake.RENEW, fake.NO_SESSION, { first = true, times = 1 }))
     hold(1.2, 60)
     renewals(1, 5, "answered")
@@ -128,7 +128,7 @@ describe("the lease of a lock", function()
     ["500 UUID must be 36 characters"] = { status = 500, body = "failed session lookup: UUID must be 36 characters" },
   }
 
-  it("survives every kind of trouble that is shorter than itself", function()
+  it("survives every kind of trouble that is shorter than itself (behaviour 64)", function()
     local locks = {}
     client = helper.client({ address = server:address(), session = { ttl = 3, lock_delay = 60 } })
     for kind, answer in pairs(PASSING) do
@@ -210,7 +210,7 @@ describe("the lease of a lock", function()
     assert.are.equal(1, server:count(fake.DESTROY))
   end)
 
-  it("survives a watch that says the session is gone, or hidden, while renewals are answered", function()
+  it("survives a watch that says the session is gone, or hidden, while renewals are answered (behaviour 65)", function()
     server:rule({ match = fake.INFO, first = true, status = 200, headers = { ["x-consul-index"] = "9" }, body = "[]" })
     hold(1.5, 60)
     local start = socket.gettime()

@@ -77,7 +77,7 @@ describe("waiting for a lock through a proxy", function()
     assert.is_true(result(op))
   end)
 
-  it("asks the server for a wait of more than nothing, however little time is left", function()
+  it("asks the server for a wait of more than nothing, however little time is left (behaviour 72)", function()
     for _, seconds in ipairs({ 0.001, 0.05, 3 }) do
       local ok, message, code = lock:lock(seconds)
       assert.are.same({ nil, "TIMEOUT" }, { ok, code })
@@ -180,7 +180,7 @@ describe("waiting for a lock at a server with odd indexes", function()
     return fake.KEY .. key
   end
 
-  it("neither loops nor misses a lock when the index stands still, goes backwards, is 0 or is missing", function()
+  it("does not loop nor miss a lock when the index stands still, goes back, is 0 or missing (behaviour 61)", function()
     local ops, start = {}, socket.gettime()
     for key, indexes in pairs(ODD) do
       for i, index in ipairs(indexes) do

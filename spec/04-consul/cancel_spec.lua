@@ -53,7 +53,7 @@ describe("an acquire that ends early", function()
     assert.are.equal(0, client:stats().acquired)
   end
 
-  it("answers CANCELED in the middle of the long poll", function()
+  it("answers CANCELED in the middle of the long poll (behaviour 63)", function()
     local session = agent.occupy(key)
     assert.are.equal("CANCELED", interrupt(fake.POLL, cancel))
     poll_was_dropped()

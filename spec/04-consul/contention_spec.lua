@@ -20,7 +20,7 @@ describe("contenders in clients of their own", function()
   after_each(helper.finish)
 
   -- Go: Lock_Contend
-  it("all get the lock, one at a time", function()
+  it("all get the lock, one at a time (behaviour 4)", function()
     local inside, turns = 0, 0
     local function contend()
       local lock = assert(loop_client():lock(key))
@@ -40,7 +40,7 @@ describe("contenders in clients of their own", function()
   end)
 
   -- Go: Lock_OneShot
-  it("wait as long as they were told, and get it when it is free", function()
+  it("wait as long as they were told, and get it when it is free (behaviour 9)", function()
     local first, second = assert(helper.client():lock(key)), assert(helper.client():lock(key))
     assert(first:lock())
     local start = core.now()
@@ -206,7 +206,7 @@ describe("two locks with one session that was made elsewhere", function()
     assert.are.equal(session, holder(key))
   end)
 
-  it("both have it in two clients, until one of them gives it back", function()
+  it("both have it in two clients, until one of them gives it back (behaviour 7)", function()
     local first = assert(helper.client():lock({ key = key, session = session, monitor = "key" }))
     local second = assert(helper.client():lock({ key = key, session = session }))
     assert(first:lock())

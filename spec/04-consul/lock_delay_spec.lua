@@ -28,7 +28,7 @@ describe("the lock-delay", function()
     return at
   end
 
-  it("of 0 lets the next one in at once", function()
+  it("of 0 lets the next one in at once (behaviour 62)", function()
     lose({ key = key, lock_delay = 0 })
     assert.is_true(lock:lock(0))
   end)
@@ -48,7 +48,7 @@ describe("the lock-delay", function()
     assert.is_true(first:lock(helper.seconds(6)))
   end)
 
-  it("is 25 s by default", function()
+  it("is 25 s by default (behaviour 62)", function()
     assert(lock:lock())
     assert.are.equal(25e9, consul.session.info(lock:session()).LockDelay)
   end)
@@ -61,7 +61,7 @@ describe("the lock-delay", function()
     assert.matches(key, message, 1, true)
   end)
 
-  it("is not waited out beyond the time given", function()
+  it("is not waited out beyond the time given (behaviour 62)", function()
     lose(key)
     local start = core.now()
     local ok, message, code = lock:lock(3)

@@ -19,7 +19,7 @@ describe("a lock", function()
   end)
 
   -- Go: Lock_LockUnlock
-  it("is held from lock to unlock", function()
+  it("is held from lock to unlock (behaviour 1)", function()
     assert.are.equal("NOT_HELD", code_of(lock:unlock()))
     assert.is_true(lock:lock())
     assert.is_true(lock:held())
@@ -76,7 +76,7 @@ describe("a lock", function()
   end)
 
   -- Go: Lock_Destroy
-  it("is destroyed only when nobody holds it, and any number of times", function()
+  it("is destroyed only when nobody holds it, and any number of times (behaviour 5)", function()
     local other = assert(helper.client():lock(key))
     assert(lock:lock())
     assert.are.equal("HELD", code_of(lock:destroy()))
@@ -90,7 +90,7 @@ describe("a lock", function()
   end)
 
   -- vitess#8309
-  it("tells that time was up from success, and names the holder", function()
+  it("tells that time was up from success, and names the holder (behaviour 71)", function()
     local session = agent.occupy(key)
     for _, timeout in ipairs({ 0, "2500ms" }) do
       local ok, message, code = lock:lock(timeout)
@@ -138,7 +138,7 @@ describe("a key that is no lock's", function()
   end
 
   -- Go: Lock_Conflict
-  it("is left as it was when it is a semaphore's .lock", function()
+  it("is left as it was when it is a semaphore's .lock (behaviour 6)", function()
     put({ flags = agent.SEMAPHORE_FLAGS })
     refuses()
   end)
@@ -182,7 +182,7 @@ describe("the flags of a lock", function()
     assert.are.equal(2, proxy:count(fake.TXN))
   end)
 
-  it("are exact on the server, and read exactly", function()
+  it("are exact on the server, and read exactly (behaviour 68)", function()
     assert(lock:lock())
     assert.are.equal(FLAGS, consul.kv.get(key).Flags)
     assert(lock:unlock())

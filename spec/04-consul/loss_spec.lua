@@ -21,7 +21,7 @@ describe("a held lock", function()
     helper.finish()
   end)
 
-  it("is lost when its session is destroyed behind its back (2)", function()
+  it("is lost when its session is destroyed behind its back (behaviour 2)", function()
     assert(lock:lock())
     consul.session.destroy(lock:session())
     assert.are.equal("session", lock:wait_lost(helper.seconds(5)))
@@ -32,7 +32,7 @@ describe("a held lock", function()
     assert.are.same({ nil, "LOST" }, answer(lock:unlock()))
   end)
 
-  it("can be locked again after a loss without an unlock (66)", function()
+  it("can be locked again after a loss without an unlock (behaviour 66)", function()
     assert(lock:lock())
     local first = lock:token()
     consul.session.destroy(lock:session())
@@ -44,7 +44,7 @@ describe("a held lock", function()
     assert.is_true(lock:unlock())
   end)
 
-  it("is lost when its key is deleted, ten times over (3)", function()
+  it("is lost when its key is deleted, ten times over (behaviour 3)", function()
     local quick = assert(client:lock({ key = key, monitor = "key" }))
     for _ = 1, 10 do
       assert(quick:lock(helper.seconds(5)))
@@ -53,7 +53,7 @@ describe("a held lock", function()
     end
   end)
 
-  it("is lost when its key is deleted, ten times over, without a poll of its own: the audit sees it (3)", function()
+  it("is lost when its key is deleted, ten times over, and only the audit sees it (behaviour 3)", function()
     client = helper.client({ session = { ttl = "2s" } })
     local audited, bystander = client:lock(key), client:lock(key .. "/bystander")
     assert(bystander:lock())
@@ -66,7 +66,7 @@ describe("a held lock", function()
     assert.are.equal(10, client:stats().losses.key)
   end)
 
-  it("is still held after somebody has written to its key, and has its token still (60)", function()
+  it("is still held after somebody has written to its key, and has its token still (behaviour 60)", function()
     for _, how in ipairs({ "key", "session" }) do
       local proxy = helper.proxy()
       local mine = key .. "/" .. how
@@ -97,7 +97,7 @@ describe("a held lock", function()
     end
   end)
 
-  it("says LOST when unlock finds it gone before any monitor did (59)", function()
+  it("says LOST when unlock finds it gone before any monitor did (behaviour 59)", function()
     for _, how in ipairs({ "released", "taken", "deleted" }) do
       local other
       assert(lock:lock(helper.seconds(5)))
@@ -192,7 +192,7 @@ describe("behind a bad way to Consul", function()
     return { way = way, client = one, lock = held, status = status }
   end
 
-  it("a lock outlives errors of renewals and monitors that are shorter than the lease (57)", function()
+  it("a lock outlives errors of renewals and monitors that are shorter than the lease (behaviours 8 and 57)", function()
     local holds = {}
     for i, status in ipairs({ 429, 503, 403, 502, 500 }) do holds[i] = hold_in_trouble(status) end
     for _, hold in ipairs(holds) do
@@ -206,7 +206,7 @@ describe("behind a bad way to Consul", function()
     end
   end)
 
-  it("a lock is lost at the lease deadline when nothing comes through any more (58)", function()
+  it("a lock is lost at the lease deadline when nothing comes through any more (behaviour 58)", function()
     assert(lock:lock())
     proxy:blackhole(true)
     assert.is_true(lock:remaining() < 2)

@@ -53,7 +53,7 @@ describe("a process", function()
     end)
   end
 
-  it("that is killed loses its locks with the TTL of its session", function()
+  it("that is killed loses its locks with the TTL of its session (behaviour 67)", function()
     local child = helper.spawn_lua(LOCKED .. "client:request({ url = os.getenv('STALL'), timeout = 100 })",
       { KEY = key, STALL = (function()
         local server = helper.server()

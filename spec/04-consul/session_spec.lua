@@ -329,7 +329,7 @@ describe("a client", function()
 
   -- A renewal that is not answered within two seconds is followed by another one, on a connection more; with a shorter
   -- TTL sooner.
-  it("holds 300 locks over four connections, and lets go of all of them at close (69)", function()
+  it("holds 300 locks over four connections, and lets go of all of them at close (behaviour 69)", function()
     local proxy = helper.proxy()
     local client = helper.client({ address = proxy:address(), scheduler = "loop", session = { ttl = "12s" } })
     local loop = require("holdfast.loop")

@@ -82,7 +82,7 @@ describe("a guarded request of a process that is stopped", function()
     until false
   end
 
-  it("does not leave when it was connecting, and the lease has ended meanwhile", function()
+  it("does not leave when it was connecting, and the lease has ended meanwhile (behaviour 70)", function()
     fill()
     table.remove(fillers):close() -- the one that is on its way itself
     helper.eventually(function() return not connecting() end)
