@@ -53,7 +53,7 @@ describe("holdfast lock on a terminal", function()
   end)
 
   it("lets a command read the terminal, and Ctrl-C reach it", function()
-    open(lock({ "--pass-stdin" }, "read a; echo got $a; trap 'echo told; exit 5' INT; while :; do sleep 0.01; done")
+    open(lock({ "--pass-stdin" }, "trap 'echo told; exit 5' INT; read a; echo got $a; while :; do sleep 0.01; done")
       .. "; status=$?; read b; echo status $status then $b")
     keyboard:write("typed\n")
     expect("got typed")
