@@ -120,7 +120,7 @@ describe("a lock", function()
       end
     end)
 
-    it(at("is taken after trouble that passes, each of which is tried again"), function()
+    it(at("is taken after trouble that passes, each of which is tried again (behaviour 42)"), function()
       local troubles = step.match == fake.TXN and { 429, 500, 502, 503 } or { 429, 503 }
       for i = #troubles, 1, -1 do
         server:rule({ first = true, match = step.match, times = 1, status = troubles[i], body = "rpc error" })
