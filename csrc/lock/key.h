@@ -35,12 +35,12 @@ struct hf_key {
 	unsigned quick; /* polls in a row that came back soon, and told nothing new */
 	unsigned batch; /* batch.c: the last one that it was in */
 
-	bool known; /* seen has been seen */
-	bool ours; /* seen is what our own unlock left */
-	bool refused; /* the failure will not pass, as long as nobody changes what we may do */
-	bool stray; /* stray.c: it is being given back */
-	bool ephemeral; /* the lock that last made it deletes it */
-	bool fleeting; /* not to be remembered: nobody will ask for it again */
+	bool known : 1; /* seen has been seen */
+	bool ours : 1; /* seen is what our own unlock left */
+	bool refused : 1; /* the failure will not pass, as long as nobody changes what we may do */
+	bool stray : 1; /* stray.c: it is being given back */
+	bool ephemeral : 1; /* the lock that last made it deletes it */
+	bool fleeting : 1; /* not to be remembered: nobody will ask for it again */
 };
 
 /* Finds or makes the entry for a key and takes a reference on it. NULL when memory is out. */

@@ -19,9 +19,9 @@ struct hf_lock {
 	struct hf_handle *handle; /* that object, kept until the lock is dropped. Or NULL */
 	uint64_t flags; /* const: its key's */
 	int64_t max_hold; /* const: ms; 0: none */
-	bool monitor_key, ephemeral; /* const */
 	uint64_t limit; /* const: of the semaphore that it is a slot of, whose prefix is the key; 0:
 			   it is a lock */
+	bool monitor_key, ephemeral; /* const */
 	bool lost; /* lock */
 	atomic_int refs;
 
