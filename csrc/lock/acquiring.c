@@ -31,6 +31,7 @@ void hf_acquiring_free(struct hf_op *op)
 	struct hf_acquiring *a = (struct hf_acquiring *)op;
 
 	hf_op_unref(a->expiry);
+	hf_op_unref(a->together);
 	for (size_t i = 0; i < a->count; i++)
 		hf_op_unref(&a->holds[i]->op);
 	hf_free(a->last);
@@ -58,7 +59,7 @@ static void publish(struct hf_acquiring *a, const struct hf_error *result)
  * way: a holder, a lock-delay, or no way to Consul. */
 static void publish_outcome(struct hf_acquiring *a)
 {
-	const char *name = a->lock->name;
+	const char *name = hf_lock_name(a->lock);
 	struct hf_error err, why;
 
 	if (a->why == HF_TIMEOUT && a->last_code) {
@@ -376,8 +377,8 @@ static bool make_holds(struct hf_acquiring *a)
 	if (a->lock->max_hold)
 		a->expiry = hf_expiry_new(a->holds[0]);
 	if (a->count > 1)
-		a->holds[0]->together = hf_together_new(a->op.engine, a->count);
-	return (!a->lock->max_hold || a->expiry) && (a->count == 1 || a->holds[0]->together);
+		a->together = hf_together_new(a->op.engine, a->count);
+	return (!a->lock->max_hold || a->expiry) && (a->count == 1 || a->together);
 }
 
 enum hf_err hf_acquiring_start(struct hf_acquiring *a, struct hf_lock *lock, struct hf_hold **holds,

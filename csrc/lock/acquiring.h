@@ -32,6 +32,7 @@ struct hf_acquiring {
 	struct hf_hold **holds; /* const: what it is going to be, one for each key; counted */
 	size_t count; /* const */
 	struct hf_op *expiry; /* counted: what is to end that; NULL: nothing */
+	struct hf_op *together; /* counted: what is to hold several together; NULL: there is one */
 	enum hf_acquiring_phase phase;
 	size_t at; /* which key stands in the way */
 	struct hf_key *queued, *watched; /* it waits for this turn, or for this to change */

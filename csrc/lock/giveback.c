@@ -355,7 +355,6 @@ void hf_giveback_free(struct hf_op *op)
 	struct hf_hold *h = (struct hf_hold *)op;
 
 	hf_free(h->trouble);
-	hf_op_unref(h->together);
 	hf_session_unref(h->session);
 	hf_lock_unref(h->lock);
 }
@@ -380,9 +379,8 @@ struct hf_hold *hf_hold_make(struct hf_lock *lock, const struct hf_part_kind *ki
 		return NULL;
 	hf_lock_ref(lock);
 	h->lock = lock;
-	hf_guard_init(&h->guard, &h->op, lock->name);
+	hf_guard_init(&h->guard, &h->op, hf_lock_name(lock));
 	hf_link_init(&h->place);
-	hf_link_init(&h->mates);
 	hf_link_init(&h->over);
 	return h;
 }

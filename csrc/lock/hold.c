@@ -29,7 +29,6 @@ static void end_locked(struct hf_hold *hold, enum hf_reason reason)
 	bool released = reason == HF_BY_RELEASED;
 
 	hf_link_remove(&hold->place);
-	hf_link_remove(&hold->mates);
 	session->held--;
 	if (session->external && !session->held && session->state == HF_SESSION_ALIVE)
 		atomic_store(&session->deadline, HF_NEVER);
@@ -51,17 +50,23 @@ static void end_locked(struct hf_hold *hold, enum hf_reason reason)
 
 void hf_hold_end_locked(struct hf_hold *hold, enum hf_reason reason)
 {
+	struct hf_op *together = hold->together;
 	bool one_key = reason == HF_BY_KEY || reason == HF_BY_STOLEN;
-	struct hf_link *link;
+	struct hf_hold *mate;
 
 	hold->lost |= is_over_there(hold->session, reason);
-	while ((link = hf_link_first(&hold->mates)) != NULL) {
-		struct hf_hold *mate = HF_OF(struct hf_hold, mates, link);
-
+	if (!together) {
+		end_locked(hold, reason);
+		return;
+	}
+	hf_op_ref(together);
+	for (size_t i = 0; (mate = hf_together_hold(together, i)); i++) {
 		mate->lost |= !one_key && is_over_there(mate->session, reason);
+		mate->together = NULL;
+		hf_op_unref(together);
 		end_locked(mate, reason);
 	}
-	end_locked(hold, reason);
+	hf_op_unref(together);
 }
 
 void hf_hold_lose(struct hf_hold *hold, enum hf_reason reason)
@@ -74,28 +79,23 @@ void hf_hold_lose(struct hf_hold *hold, enum hf_reason reason)
 	pthread_mutex_unlock(&engine->mutex);
 }
 
-static void prepare_release(struct hf_hold *hold, struct hf_op *together, int64_t timeout)
+static void set_timeout(struct hf_hold *hold, int64_t timeout)
 {
 	hold->once = timeout == 0;
 	hold->op.deadline = hf_op_deadline(timeout);
-	if (together)
-		hf_together_add(together, hold);
 }
 
 struct hf_op *hf_hold_release_locked(struct hf_lock *lock, int64_t timeout)
 {
-	struct hf_hold *hold = lock->hold;
-	struct hf_op *together = hold->together;
-	const struct hf_link *mates = &hold->mates;
+	struct hf_hold *hold = lock->hold, *mate;
+	struct hf_op *together = hold->together, *op = together ? together : &hold->op;
 
-	hold->together = NULL;
-	for (struct hf_link *link = hf_link_first(mates); link; link = hf_link_after(mates, link))
-		prepare_release(HF_OF(struct hf_hold, mates, link), together, timeout);
-	prepare_release(hold, together, timeout);
-	if (!together)
-		hf_op_ref(&hold->op);
+	hf_op_ref(op);
+	set_timeout(hold, timeout);
+	for (size_t i = 0; together && (mate = hf_together_hold(together, i)); i++)
+		set_timeout(mate, timeout);
 	hf_hold_end_locked(hold, HF_BY_RELEASED);
 	if (together)
 		hf_engine_post_locked(together->engine, together);
-	return together ? together : &hold->op;
+	return op;
 }

@@ -16,15 +16,21 @@
 
 /* ---- lock objects --------------------------------------------------------------------------- */
 
+static void free_more(struct hf_more *more)
+{
+	if (!more)
+		return;
+	for (size_t i = 0; i < more->count; i++)
+		hf_lock_unref(more->locks[i]);
+	hf_free(more->name);
+	hf_free(more);
+}
+
 static void lock_free(struct hf_lock *lock)
 {
 	struct hf_client *client = lock->client;
 
-	while (lock->more_count)
-		hf_lock_unref(lock->more[--lock->more_count]);
-	hf_free(lock->more);
-	if (lock->name != lock->key)
-		hf_free(lock->name);
+	free_more(lock->more);
 	if (lock->session_opts) {
 		hf_session_opts_free(lock->session_opts);
 		hf_free(lock->session_opts);
@@ -82,7 +88,7 @@ static struct hf_lock *make(struct hf_client *client, const struct hf_lock_opts 
 
 	if (!lock)
 		return NULL;
-	lock->key = lock->name = (char *)(lock + 1);
+	lock->key = (char *)(lock + 1);
 	memcpy(lock->key, key, key_size);
 	lock->value = lock->key + key_size;
 	lock->value_len = opts->value_len;
@@ -121,19 +127,21 @@ static char *join_keys(const struct hf_lock_opts *opts)
 static bool add_more(struct hf_lock *lock, const struct hf_lock_opts *opts)
 {
 	size_t count = opts->more.count;
+	struct hf_more *more;
 
 	if (!count)
 		return true;
-	lock->name = join_keys(opts);
-	lock->more = hf_calloc(count, sizeof *lock->more);
-	for (; lock->more && lock->more_count < count; lock->more_count++) {
-		struct hf_lock *one = make(lock->client, opts, opts->more.items[lock->more_count]);
-
-		if (!one)
+	more = hf_calloc(1, sizeof *more + count * sizeof *more->locks);
+	if (!more)
+		return false;
+	lock->more = more;
+	more->name = join_keys(opts);
+	for (; more->count < count; more->count++) {
+		more->locks[more->count] = make(lock->client, opts, opts->more.items[more->count]);
+		if (!more->locks[more->count])
 			return false;
-		lock->more[lock->more_count] = one;
 	}
-	return lock->name && lock->more;
+	return more->name != NULL;
 }
 
 static bool fill(struct hf_lock *lock, const struct hf_lock_opts *opts, struct hf_session *session)
@@ -193,12 +201,12 @@ enum hf_err hf_lock_new(struct hf_client *client, const struct hf_lock_opts *opt
 
 size_t hf_lock_count(const struct hf_lock *lock)
 {
-	return 1 + lock->more_count;
+	return lock->more ? lock->more->count + 1 : 1;
 }
 
 struct hf_lock *hf_lock_part(struct hf_lock *lock, size_t i)
 {
-	return i ? lock->more[i - 1] : lock;
+	return i ? lock->more->locks[i - 1] : lock;
 }
 
 struct hf_client *hf_lock_client(struct hf_lock *lock)
@@ -265,8 +273,9 @@ enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err)
 {
 	if (lock->lost)
 		return hf_err_set(err, HF_LOST, "the %s on \"%s\" has been lost: %s", noun(lock),
-				  lock->name, hf_reason_text(lock->reason));
-	return hf_err_set(err, HF_NOT_HELD, "the %s on \"%s\" is not held", noun(lock), lock->name);
+				  hf_lock_name(lock), hf_reason_text(lock->reason));
+	return hf_err_set(err, HF_NOT_HELD, "the %s on \"%s\" is not held", noun(lock),
+			  hf_lock_name(lock));
 }
 
 int hf_lock_fd(struct hf_lock *lock, struct hf_error *err)
@@ -305,11 +314,11 @@ enum hf_err hf_lock_start_locked(struct hf_lock *lock, struct hf_op *op, struct 
 		return err->code;
 	if (hf_lock_held_locked(lock))
 		return hf_err_set(err, HF_HELD, "this object holds the %s on \"%s\" already",
-				  noun(lock), lock->name);
+				  noun(lock), hf_lock_name(lock));
 	if (lock->acquiring)
 		return hf_err_set(err, HF_HELD,
 				  "another call on this object is acquiring the %s on \"%s\"",
-				  noun(lock), lock->name);
+				  noun(lock), hf_lock_name(lock));
 	if (hf_engine_submit_locked(engine, op, err))
 		return err->code;
 	lock->acquiring = op;

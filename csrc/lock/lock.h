@@ -6,12 +6,17 @@
 #include "lock/batch.h"
 #include "lock/handle.h"
 
+/* The keys of a lock that has several. */
+struct hf_more {
+	char *name; /* all of them, for messages */
+	size_t count;
+	struct hf_lock *locks[]; /* of each but the first; counted */
+};
+
 struct hf_lock {
 	struct hf_client *client; /* const; counted */
 	char *key, *value; /* const: behind this struct */
-	char *name; /* const: for messages; the key, or all keys */
-	struct hf_lock **more; /* const: the locks of further keys, counted; NULL: there are none */
-	size_t more_count; /* const */
+	struct hf_more *more; /* const: further keys; NULL: there are none */
 	size_t value_len; /* const */
 	struct hf_session_opts *session_opts; /* const: a session of its own, or NULL */
 	char *session_id; /* const: an external session, or NULL */
@@ -43,9 +48,7 @@ struct hf_hold {
 	struct hf_session *session; /* const once held; counted and joined until given back */
 	struct hf_key *key; /* thread; its turn is ours, or we wait for it. NULL: given back */
 	struct hf_link place; /* lock: session->holds */
-	struct hf_link mates; /* lock: a ring of those that are held together; they end together */
-	struct hf_op
-		*together; /* lock: what waits for the end of all of them; counted. NULL: one */
+	struct hf_op *together; /* lock: what it is held and ends together with; NULL: alone */
 	uint64_t token; /* const once held: the index of its acquisition */
 	uint64_t copies; /* thread: the highest index that a try is conditional on whose outcome is
 			    not known, or that may come once more; 0: none */
@@ -61,6 +64,12 @@ struct hf_hold {
 	bool copies_make; /* thread: one of the tries is conditional on the key's absence */
 	bool unsure; /* thread: an unlock that failed may have been carried out */
 };
+
+/* Its key or keys, for messages. */
+static inline const char *hf_lock_name(const struct hf_lock *lock)
+{
+	return lock->more ? lock->more->name : lock->key;
+}
 
 void hf_lock_ref(struct hf_lock *lock);
 /* NULL is fine. Never takes the mutex. */

@@ -2,10 +2,10 @@
 
 struct together {
 	struct hf_op op;
-	size_t count; /* const once submitted */
+	size_t count; /* lock, const once all have begun */
 	size_t heard; /* thread: so many have their result */
 	struct hf_error result; /* thread: of those */
-	struct hf_hold *holds[]; /* the same as count; counted */
+	struct hf_hold *holds[]; /* the same; counted */
 };
 
 static void together_free(struct hf_op *op)
@@ -54,10 +54,19 @@ struct hf_op *hf_together_new(struct hf_engine *engine, size_t count)
 	return t ? &t->op : NULL;
 }
 
-void hf_together_add(struct hf_op *op, struct hf_hold *hold)
+void hf_together_add_locked(struct hf_op *op, struct hf_hold *hold)
 {
 	struct together *t = (struct together *)op;
 
 	hf_op_ref(&hold->op);
 	t->holds[t->count++] = hold;
+	hf_op_ref(op);
+	hold->together = op;
+}
+
+struct hf_hold *hf_together_hold(const struct hf_op *op, size_t i)
+{
+	const struct together *t = (const struct together *)op;
+
+	return i < t->count ? t->holds[i] : NULL;
 }

@@ -4,6 +4,7 @@
 #include "lock/acquiring.h"
 #include "lock/monitor.h"
 #include "lock/stray.h"
+#include "lock/together.h"
 
 #include <string.h>
 
@@ -137,8 +138,8 @@ static enum hf_err begin_locked(struct hf_acquiring *a, int64_t sent)
 		return HF_SESSION;
 	for (size_t i = 0; i < a->count; i++) {
 		hf_lock_begin_hold_locked(a->holds[i], sent);
-		if (i > 0)
-			hf_link_append(&a->holds[0]->mates, &a->holds[i]->mates);
+		if (a->together)
+			hf_together_add_locked(a->together, a->holds[i]);
 	}
 	hf_op_finish_locked(&a->op, &ok);
 	a->lock->acquiring = NULL;
