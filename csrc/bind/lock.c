@@ -228,7 +228,7 @@ void hf_bind_lock_class(lua_State *L, const char *class, const luaL_Reg *methods
 		{"key", l_key},
 		{"keys", l_keys},
 		{"cancel", l_cancel},
-		{"cancel_lock", l_cancel}, /* for whoever puts another cancel over that */
+		{"start_cancel", l_cancel}, /* for whoever puts another cancel over that */
 		{"pollfd", l_pollfd},
 		{"wait", l_wait},
 		{NULL, NULL},

@@ -78,7 +78,7 @@ end
 --- Has it end with CANCELED.
 function Line:cancel()
   self.canceled = true
-  if self.contender then self.contender:cancel_lock() end
+  if self.contender then self.contender:start_cancel() end
   if self.op then self.op:cancel() end
 end
 

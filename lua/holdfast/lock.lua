@@ -37,7 +37,7 @@ end
 -- @function lock:cancel
 function Lock:cancel()
   if fair.is(self) then fair.cancel(self) end
-  self:cancel_lock()
+  self:start_cancel()
 end
 
 --- Gives the lock back.
