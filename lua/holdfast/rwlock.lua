@@ -13,7 +13,6 @@
 -- and looked at in the moment in which it is decided whose turn it is.
 -- @module holdfast.rwlock
 
-local core = require("holdfast.core")
 local lines = require("holdfast.line")
 local locks = require("holdfast.lock")
 local object = require("holdfast.object")
@@ -21,8 +20,7 @@ local options = require("holdfast.options")
 
 local FLAGS = 114789216382059 -- "hfrwlk": what the key has, and those in line
 
--- What Consul shows of the value "write".
-local WRITE = core.base64_encode("write")
+local WRITE = "d3JpdGU=" -- what Consul shows of the value "write"
 
 local M = {}
 
