@@ -53,7 +53,8 @@ describe("holdfast lock on a terminal", function()
   end)
 
   it("lets a command read the terminal, and Ctrl-C reach it", function()
-    open(lock({ "--pass-stdin" }, "trap 'echo told; exit 5' INT; read a; echo got $a; while :; do sleep 0.01; done")
+    open(cli.line({ "lock", "--pass-stdin", key, "perl", "-e",
+      [[$| = 1; $SIG{INT} = sub { print "told\n"; exit 5 }; $a = <STDIN>; print "got $a"; sleep 1 while 1]] })
       .. "; status=$?; read b; echo status $status then $b")
     keyboard:write("typed\n")
     expect("got typed")
