@@ -18,18 +18,25 @@ local function read(given)
 end
 
 -- Only if nothing has happened to the key since it was looked at.
-local function unlock(client, pair, left)
+local function unlock(client, pair)
   return client.kv:txn({
     { verb = "check-index", key = pair.key, index = pair.modify_index },
     { verb = "unlock", key = pair.key, session = pair.session, value = pair.value, flags = pair.flags },
-  }, { timeout = left })
-end
-
-local function destroy(client, pair, left)
-  return client:call({ method = "PUT", path = "/v1/session/destroy/" .. pair.session, timeout = left })
+  })
 end
 
 local M = {}
+
+--- Frees one hold.
+-- @param client
+-- @tparam table pair what client.kv:get answered of the key
+-- @bool by_session destroys its session, with all that this holds
+-- @tparam[opt] number seconds
+-- @return true; false when the key has changed since the look; nil, message, code
+function M.free(client, pair, by_session, seconds)
+  if not by_session then return unlock(client, pair) end
+  return client:call({ method = "PUT", path = "/v1/session/destroy/" .. pair.session, timeout = seconds })
+end
 
 --- What client:force_release does.
 -- @param client
@@ -52,11 +59,7 @@ function M.release(client, key_or_opts, timeout, level)
       return nil, ("force_release %q: the key is not used as a lock"):format(given.key), "CONFLICT"
     end
     if not pair.session then return nil, ("force_release %q: nobody holds it"):format(given.key), "NOT_HELD" end
-    if given.session then
-      done, message, code = destroy(client, pair, left)
-    else
-      done, message, code = unlock(client, pair)
-    end
+    done, message, code = M.free(client, pair, given.session, left)
     if done then return { session = pair.session, value = pair.value, index = pair.modify_index } end
     if done == nil then return nil, message, code end -- false: it has changed since the look
   until deadline and now() >= deadline

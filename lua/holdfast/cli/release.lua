@@ -3,6 +3,7 @@
 
 local connect = require("holdfast.cli.connect")
 local exits = require("holdfast.cli.exits")
+local force = require("holdfast.force")
 
 local SEMAPHORE_FLAGS = "16210313421097356768" -- consul.md 1.3
 
@@ -42,24 +43,12 @@ local function confirm(options, pair, holder)
   return answer ~= nil and answer:match("^%s*[yY]") ~= nil
 end
 
--- Only if nothing has happened to the key since it was looked at.
-local function unlock(client, pair)
-  return client.kv:txn({
-    { verb = "check-index", key = pair.key, index = pair.modify_index },
-    { verb = "unlock", key = pair.key, session = pair.session, value = pair.value, flags = pair.flags },
-  })
-end
-
-local function destroy(client, pair)
-  return client:call({ method = "PUT", path = "/v1/session/destroy/" .. pair.session })
-end
-
 local function free(client, options)
   local pair, status = look(client, options.key)
   if not pair then return status end
   local holder = owner(client, pair)
   if not confirm(options, pair, holder) then return exits.fail(exits.FOUND, "%s is left as it is", pair.key) end
-  local done, message, code = (options.session and destroy or unlock)(client, pair)
+  local done, message, code = force.free(client, pair, options.session)
   if done then
     exits.say("%s was held by %s", pair.key, holder)
     return exits.OK
