@@ -41,7 +41,8 @@ struct hf_client {
 	struct hf_session *shared; /* thread: the one of them that locks use by default */
 	struct hf_keys keys; /* thread */
 	void *trees; /* thread: struct hf_tree, by prefix */
-	size_t trees_polled; /* thread: those that have a long poll; keys.polled_count has them too */
+	size_t trees_polled; /* thread: those that have a long poll; keys.polled_count has them too
+			      */
 	struct hf_queue queues[2]; /* thread: of looks, and of writes */
 	unsigned batches; /* thread: how many there have been */
 	size_t operations_max; /* thread: of a transaction, as far as the server has said */

@@ -65,18 +65,19 @@ describe("an election", function()
     end)
 
     it("lets on_gain go on for as long as it leads, and longer", function()
-      local reason, ended
+      local begun, reason, ended
       loop.run(function()
         local election
         election = assert(client():elect(key, {
           on_gain = function(lock)
+            begun = true
             lock:wait_lost()
             helper.eventually(function() return reason end)
             ended = true
           end,
           on_lose = function(why) reason = why end,
         }))
-        helper.eventually(function() return election:leading() end)
+        helper.eventually(function() return begun end)
         assert(election:resign())
       end)
       assert.are.same({ "released", true }, { reason, ended })
