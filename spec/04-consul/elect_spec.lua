@@ -96,9 +96,11 @@ describe("an election", function()
     end)
 
     it("ends when on_lose fails", function()
+      local begun
       local ok, message = pcall(loop.run, function()
-        local election = assert(client():elect(key, { on_lose = function() error("cannot stop") end }))
-        helper.eventually(function() return election:leading() end)
+        local election = assert(client():elect(key, { on_gain = function() begun = true end,
+          on_lose = function() error("cannot stop") end }))
+        helper.eventually(function() return begun end)
         assert(election:resign())
       end)
       assert.is_false(ok)
