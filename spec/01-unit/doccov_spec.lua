@@ -51,8 +51,8 @@ describe("doccov", function()
   end
 
   it("answers by its status whether there is a gap", function()
-    edit(directory .. "/README.md", "lock:wait_lost", "lock:gone")
-    assert.matches("lock:wait_lost is not in README.md or docs/\n.*status 1\n$", run(".ci/doccov " .. directory
+    everywhere("client:abandon%f[%W]", "client:gone")
+    assert.matches("client:abandon is not in README.md or docs/\n.*status 1\n$", run(".ci/doccov " .. directory
       .. "; echo status $?"))
   end)
 end)
