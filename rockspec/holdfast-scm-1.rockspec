@@ -44,6 +44,7 @@ build = {
     ["holdfast.force"] = "lua/holdfast/force.lua",
     ["holdfast.headers"] = "lua/holdfast/headers.lua",
     ["holdfast.health"] = "lua/holdfast/health.lua",
+    ["holdfast.interpreted"] = "lua/holdfast/interpreted.lua",
     ["holdfast.kv"] = "lua/holdfast/kv.lua",
     ["holdfast.line"] = "lua/holdfast/line.lua",
     ["holdfast.lock"] = "lua/holdfast/lock.lua",

@@ -10,6 +10,8 @@ local duration = require("holdfast.duration")
 local endpoints = require("holdfast.endpoints")
 local object = require("holdfast.object")
 
+require("holdfast.interpreted")()
+
 local ask, NAME = endpoints.ask, endpoints.NAME
 
 local Agent = {}

@@ -10,6 +10,8 @@ local duration = require("holdfast.duration")
 local headers = require("holdfast.headers")
 local object = require("holdfast.object")
 
+require("holdfast.interpreted")()
+
 -- How long a blocking read waits when it is not said, seconds. Servers go on with one whose client has left.
 local WAIT = 60
 local WAIT_MOST = 600 -- Consul waits no longer

@@ -26,6 +26,8 @@
 
 local duration = require("holdfast.duration")
 
+require("holdfast.interpreted")()
+
 local KEY_MOST = 65536                         -- bytes
 local TOKEN = "^[%w!#$%%&'*+.^_`|~-]+$"        -- of RFC 9110, section 5.6.2
 

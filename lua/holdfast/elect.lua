@@ -7,6 +7,8 @@ local loop = require("holdfast.loop")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
 
+require("holdfast.interpreted")()
+
 local LOCK_FLAGS = "3304740253564472344"
 local AGAIN = 0.5         -- seconds, at most, between the end of a leadership and the next try
 local TROUBLE_MOST = 10   -- seconds, at most, between tries that were refused

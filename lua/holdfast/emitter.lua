@@ -15,6 +15,8 @@ local holds = require("holdfast.emitter.hold")
 local options = require("holdfast.emitter.options")
 local loop = require("holdfast.loop")
 
+require("holdfast.interpreted")()
+
 local GRACE = 10
 local REFUSED_FIRST, REFUSED_MOST = 0.1, 1
 local TICK = 0.25   -- no sleep is longer, so that stop() is noticed

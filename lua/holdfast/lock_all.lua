@@ -5,6 +5,8 @@ local check = require("holdfast.check")
 local locks = require("holdfast.lock")
 local options = require("holdfast.options")
 
+require("holdfast.interpreted")()
+
 local MOST = 64 -- what the core has room for; a server may take less
 
 local LIST = { "list", what = "a list of keys" }

@@ -10,6 +10,7 @@
 -- @module holdfast.loop
 
 local core = require("holdfast.core")
+local interpreted = require("holdfast.interpreted")
 local plain = require("holdfast.sched.plain")
 
 local unpack = table.unpack or unpack -- luacheck: ignore
@@ -228,6 +229,8 @@ local function forget_all(self)
     first.op:cancel()
   end
 end
+
+for _, fn in ipairs({ sleep, poll, forget_all }) do interpreted(fn) end
 
 function Loop:start(fn, ...)
   local args = pack(...)

@@ -8,6 +8,8 @@ local check = require("holdfast.check")
 local duration = require("holdfast.duration")
 local headers = require("holdfast.headers")
 
+require("holdfast.interpreted")()
+
 local mistake, refuse, show = check.mistake, check.refuse, check.show
 
 local DEFAULT_ADDRESS = "127.0.0.1:8500"

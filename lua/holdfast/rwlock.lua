@@ -18,6 +18,8 @@ local locks = require("holdfast.lock")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
 
+require("holdfast.interpreted")()
+
 local FLAGS = 114789216382059 -- "hfrwlk": what the key has, and those in line
 
 local WRITE = "d3JpdGU=" -- what Consul shows of the value "write"

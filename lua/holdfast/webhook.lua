@@ -15,6 +15,8 @@
 local check = require("holdfast.check")
 local core = require("holdfast.core")
 
+require("holdfast.interpreted")()
+
 local M = {}
 
 local function refuse(message)

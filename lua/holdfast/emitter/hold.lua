@@ -8,6 +8,8 @@ local duration = require("holdfast.duration")
 local loop = require("holdfast.loop")
 local webhook = require("holdfast.webhook")
 
+require("holdfast.interpreted")()
+
 local RECEIVER_TIMEOUT = 15      -- seconds for one push
 local LEASE_MARGIN = 5           -- a claim outlives the push by so much
 local RELEASE_TIMEOUT = 5

@@ -1,6 +1,8 @@
 --- The queue "memory:": gone with the process. Private to holdfast.queue, which says what the methods do.
 -- @module holdfast.queue.memory
 
+require("holdfast.interpreted")()
+
 local Memory = {}
 Memory.__index = Memory
 

@@ -14,6 +14,8 @@
 
 local core = require("holdfast.core")
 
+require("holdfast.interpreted")()
+
 local APPLICATION = 0x68666c64   -- "hfld", where SQLite has a place for such a mark
 local VERSION = 1
 local BUSY = 5                   -- seconds to wait for other processes
