@@ -4,58 +4,50 @@
 
 #include <stdbool.h>
 #include <string.h>
-#include <sys/stat.h>
-
-static uint64_t inode_of(int fd)
-{
-	struct stat st;
-
-	return fstat(fd, &st) == 0 ? st.st_ino : 0;
-}
 
 static bool has_room(struct hf_gauge *gauge, size_t fd)
 {
 	size_t size = fd + fd / 2 + 16;
-	uint64_t *inodes;
+	uint64_t *serials;
 
 	if (fd < gauge->size)
 		return true;
-	inodes = hf_realloc(gauge->inodes, size * sizeof *inodes);
-	if (!inodes)
+	serials = hf_realloc(gauge->serials, size * sizeof *serials);
+	if (!serials)
 		return false;
-	memset(inodes + gauge->size, 0, (size - gauge->size) * sizeof *inodes);
-	gauge->inodes = inodes;
+	memset(serials + gauge->size, 0, (size - gauge->size) * sizeof *serials);
+	gauge->serials = serials;
 	gauge->size = size;
 	return true;
 }
 
-void hf_gauge_opened(struct hf_gauge *gauge, int fd)
+uint64_t hf_gauge_opened(struct hf_gauge *gauge, int fd)
 {
 	hf_gauge_closed(gauge, fd); /* whoever had its number */
 	if (!has_room(gauge, (size_t)fd))
-		return;
-	gauge->inodes[fd] = inode_of(fd);
-	if (gauge->inodes[fd])
-		atomic_fetch_add(&gauge->open, 1);
+		return 0;
+	gauge->serials[fd] = ++gauge->last;
+	atomic_fetch_add(&gauge->open, 1);
+	return gauge->last;
 }
 
 void hf_gauge_closed(struct hf_gauge *gauge, int fd)
 {
-	if ((size_t)fd >= gauge->size || !gauge->inodes[fd])
+	if ((size_t)fd >= gauge->size || !gauge->serials[fd])
 		return;
-	gauge->inodes[fd] = 0;
+	gauge->serials[fd] = 0;
 	atomic_fetch_sub(&gauge->open, 1);
 }
 
-void hf_gauge_look(struct hf_gauge *gauge, int fd)
+void hf_gauge_gone(struct hf_gauge *gauge, int fd, uint64_t serial)
 {
-	if ((size_t)fd < gauge->size && gauge->inodes[fd] != inode_of(fd))
+	if ((size_t)fd < gauge->size && gauge->serials[fd] == serial)
 		hf_gauge_closed(gauge, fd);
 }
 
 void hf_gauge_free(struct hf_gauge *gauge)
 {
-	hf_free(gauge->inodes);
-	gauge->inodes = NULL;
+	hf_free(gauge->serials);
+	gauge->serials = NULL;
 	gauge->size = 0;
 }

@@ -35,9 +35,8 @@ static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_so
 	(void)purpose;
 	if (fd < 0)
 		return CURL_SOCKET_BAD;
-	hf_gauge_opened(http->gauge, fd);
 	http->opened[1] = http->opened[0];
-	http->opened[0] = fd;
+	http->opened[0] = (struct hf_opened){fd, hf_gauge_opened(http->gauge, fd)};
 	return fd;
 }
 
@@ -48,6 +47,11 @@ static int close_socket(void *arg, curl_socket_t fd)
 	return close(fd);
 }
 
+static void none_opened(struct hf_http *http)
+{
+	http->opened[0] = http->opened[1] = (struct hf_opened){0};
+}
+
 /* Called when a connection is there, before the request is sent. The process may have been
  * suspended since the engine looked at the guard. */
 static int before_sending(void *arg, char *to_ip, char *from_ip, int to_port, int from_port)
@@ -55,6 +59,7 @@ static int before_sending(void *arg, char *to_ip, char *from_ip, int to_port, in
 	struct hf_http *http = arg;
 
 	(void)to_ip, (void)from_ip, (void)to_port, (void)from_port;
+	none_opened(http);
 	if (http->guard && !hf_guard_stands(http->guard))
 		return CURL_PREREQFUNC_ABORT;
 	http->sendings++;
@@ -237,7 +242,7 @@ enum hf_err hf_http_start(struct hf_http *http, struct hf_gauge *gauge)
 	CURLcode result = CURLE_OK;
 
 	http->gauge = gauge;
-	http->opened[0] = http->opened[1] = -1;
+	none_opened(http);
 	http->sent = hf_now();
 	if (http->url.failed || http->body.failed) {
 		hf_http_no_memory(http);
@@ -347,8 +352,8 @@ void hf_http_done(struct hf_http *http, CURLcode result)
 void hf_http_end(struct hf_http *http)
 {
 	for (size_t i = 0; i < 2; i++)
-		if (http->opened[i] >= 0)
-			hf_gauge_look(http->gauge, http->opened[i]);
+		hf_gauge_gone(http->gauge, http->opened[i].fd, http->opened[i].serial);
+	none_opened(http);
 }
 
 bool hf_http_multiplexes(void)

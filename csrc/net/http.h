@@ -58,7 +58,10 @@ struct hf_http {
 	struct hf_http *next; /* of those that wait for a request */
 	char detail[CURL_ERROR_SIZE];
 	struct hf_gauge *gauge; /* counts the sockets */
-	int opened[2]; /* the last ones for this request; -1: none */
+	struct hf_opened {
+		int fd;
+		uint64_t serial; /* 0: none */
+	} opened[2]; /* sockets for this request, which has not been on any of them */
 };
 
 /* Adds a line to a list that may be NULL; on failure the old list stays as it is. */
