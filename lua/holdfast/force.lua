@@ -14,15 +14,16 @@ local OPTIONS = {
 
 local function read(given)
   if type(given) == "string" then given = { key = given } end
+  if type(given) == "table" and given.key == "" then check.mistake("missing key") end
   return check.read(given, OPTIONS)
 end
 
 -- Only if nothing has happened to the key since it was looked at.
-local function unlock(client, pair)
+local function unlock(client, pair, seconds)
   return client.kv:txn({
     { verb = "check-index", key = pair.key, index = pair.modify_index },
     { verb = "unlock", key = pair.key, session = pair.session, value = pair.value, flags = pair.flags },
-  })
+  }, { timeout = seconds })
 end
 
 local M = {}
@@ -34,7 +35,7 @@ local M = {}
 -- @tparam[opt] number seconds
 -- @return true; false when the key has changed since the look; nil, message, code
 function M.free(client, pair, by_session, seconds)
-  if not by_session then return unlock(client, pair) end
+  if not by_session then return unlock(client, pair, seconds) end
   return client:call({ method = "PUT", path = "/v1/session/destroy/" .. pair.session, timeout = seconds })
 end
 

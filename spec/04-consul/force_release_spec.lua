@@ -91,9 +91,26 @@ describe("force_release", function()
     assert.are.equal(1, proxy:count(fake.TXN))
   end)
 
+  it("gives up after its time, not the client's", function()
+    local proxy = helper.proxy()
+    operator = helper.client({ address = proxy:address(), timeout = "1h" })
+    agent.occupy(key)
+    proxy:rule({ match = fake.TXN, action = "stall" })
+    assert.are.equal("TIMEOUT", code_of(operator:force_release(key, 0.5)))
+    assert.are.equal(1, proxy:count(fake.TXN))
+  end)
+
   it("raises for what makes no sense", function()
     for _, bad in ipairs({ 1, {}, { key = key, force = true }, { key = key, session = "id" } }) do
       assert.is_false((pcall(function() return operator:force_release(bad) end)))
+    end
+    for _, empty in ipairs({ "", { key = "" } }) do
+      local ok, message = pcall(function()
+        local freed = operator:force_release(empty)
+        return freed
+      end)
+      assert.is_false(ok)
+      assert.matches("force_release_spec.lua:%d+: missing key$", message)
     end
     assert.are.equal("INVALID", code_of(operator:force_release("/slash")))
   end)
