@@ -72,7 +72,7 @@ end
 -- @treturn true|nil true; nil, message, code
 function M.lock(lock, seconds)
   local facts, client = object.facts(lock), object.client(lock)
-  if facts.now.line then
+  if lines.is_under_way(facts.now.line) then
     return nil, ("another call on this object is acquiring %s"):format(facts.place.name), "HELD"
   end
   if lock:held() then return object.finish(lock, lock:start_lock(seconds)) end

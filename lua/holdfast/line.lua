@@ -91,12 +91,18 @@ function Line:finish(op, message, code)
   return ok, message, code
 end
 
+--- Whether a stay, if there is one, goes on: one that an error has ended (Ctrl-C) is not in the way of the next.
+function M.is_under_way(line)
+  return line ~= nil and not line.ended
+end
+
 --- Calls fn(line, ...), which may use what is here.
 -- @return true and what fn returned; nil, message, code. The place is given back then
 function Line:run(fn, ...)
   local ok, result = loop.pcall(fn, self, ...)
   if ok then return true, result end
   if getmetatable(result) ~= Stop then
+    self.ended = true
     self:leave()
     error(result, 0)
   end

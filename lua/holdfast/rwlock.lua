@@ -96,7 +96,7 @@ end
 
 -- One stay in line at a time.
 local function stand_in_line(face, seconds, fn)
-  if face.now_.line then
+  if lines.is_under_way(face.now_.line) then
     return nil, ("another call on this object is acquiring %s"):format(face.place_.name), "HELD"
   end
   local line = lines.new(face.client_, face.place_, seconds)
@@ -139,8 +139,9 @@ end
 function Face:destroy(timeout)
   options.timeout(timeout, 2)
   if self.lock_:held() then return nil, ("destroy %q: this object holds it"):format(self.place_.marker), "HELD" end
-  local writer = M.face(self.client_, self.place_, "write")
-  local line, message, code = stand_in_line(writer, 0, remove)
+  local writer, line, message, code
+  writer, message, code = M.face(self.client_, self.place_, "write")
+  line, message, code = stand_in_line(writer, 0, remove)
   if not line then return nil, message, code == "TIMEOUT" and "IN_USE" or code end
   line:give_back()
   return true

@@ -284,6 +284,20 @@ describe("a fair lock", function()
     assert.is_true(lock:lock(helper.seconds(10)))
   end)
 
+  it("can be taken again after an error in a wait, such as Ctrl-C", function()
+    local scheduler, broken = {}, true
+    for name, value in pairs(sched) do scheduler[name] = value end
+    scheduler.blocking = true
+    function scheduler.wait(...)
+      if broken then error("interrupted!") end
+      return sched.wait(...)
+    end
+    local lock = fair(helper.client({ scheduler = scheduler }))
+    assert.is_false((pcall(lock.lock, lock)))
+    broken = false
+    assert.is_true(lock:lock(helper.seconds(10)))
+  end)
+
   it("is HELD for who has it", function()
     local lock = fair(helper.client())
     assert(lock:lock())

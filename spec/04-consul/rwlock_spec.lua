@@ -4,6 +4,7 @@ local consul = require("spec.support.consul")
 local core = require("holdfast.core")
 local helper = require("spec.helper")
 local loop = require("holdfast.loop")
+local sched = require("holdfast.sched.plain")
 
 local code_of = agent.code_of
 
@@ -187,6 +188,20 @@ describe("a read-write lock", function()
     end)
     assert.are.same({ "CANCELED", "CLOSED" }, codes)
     wait_for_contenders(1)
+  end)
+
+  it("can be taken again after an error in a wait, such as Ctrl-C", function()
+    local scheduler, broken = {}, true
+    for name, value in pairs(sched) do scheduler[name] = value end
+    function scheduler.wait(...)
+      if broken then error("interrupted!") end
+      return sched.wait(...)
+    end
+    local lock = rwlock({ scheduler = scheduler }):write()
+    assert.is_false((pcall(lock.lock, lock)))
+    broken = false
+    assert.is_true(lock:lock(helper.seconds(10)))
+    assert.is_true(lock:unlock())
   end)
 
   it("is lost with its session, and guards requests", function()
