@@ -141,6 +141,7 @@ function Face:destroy(timeout)
   if self.lock_:held() then return nil, ("destroy %q: this object holds it"):format(self.place_.marker), "HELD" end
   local writer, line, message, code
   writer, message, code = M.face(self.client_, self.place_, "write")
+  if not writer then return nil, message, code end
   line, message, code = stand_in_line(writer, 0, remove)
   if not line then return nil, message, code == "TIMEOUT" and "IN_USE" or code end
   line:give_back()

@@ -108,7 +108,7 @@ end
 -- modify_index }`, durations in seconds, `ttl` nil when there is none; then Consul's index and the facts of
 -- client:call. nil, message, code: NOT_FOUND when it is not there, or may not be read; DENIED, CONNECT, HTTP, ...
 function Session:info()
-  local id = self:id()
+  local id = self:id() or "" -- none in a child after fork, where nothing is asked
   local sessions, index, meta = ask(object.client(self), "/v1/session/info/" .. id)
   if not sessions then return nil, index, meta end
   if sessions[1] then return sessions[1], index, meta end

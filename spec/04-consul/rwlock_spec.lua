@@ -204,6 +204,13 @@ describe("a read-write lock", function()
     assert.is_true(lock:unlock())
   end)
 
+  it("is not destroyed once its client is closed", function()
+    local client = helper.client()
+    local writer = assert(client:rwlock(key)):write()
+    client:close()
+    assert.are.equal("CLOSED", code_of(writer:destroy()))
+  end)
+
   it("is lost with its session, and guards requests", function()
     local writer = rwlock():write()
     local req = { url = "http://" .. consul.address() .. "/v1/status/leader" }
