@@ -7,6 +7,7 @@
 
 #include "base/config.h"
 #include "lock/keeper.h"
+#include "lock/renewal.h"
 
 #include <string.h>
 
@@ -344,7 +345,7 @@ static bool renew_request(struct hf_op *op, struct hf_http *http)
 	if (hf_session_over(a->session))
 		return false;
 	a->sent = hf_now();
-	hf_keeper_ask(a->session, http);
+	hf_renewal_ask(a->session, http);
 	return true;
 }
 

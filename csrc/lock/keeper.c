@@ -17,21 +17,17 @@
  */
 #include "lock/keeper.h"
 
-#include "base/random.h"
 #include "consul/session.h"
 #include "lock/alive.h"
 #include "lock/events.h"
 #include "lock/monitor.h"
+#include "lock/renewal.h"
 #include "lock/watch.h"
 
 #include <string.h>
 
-/* Renewals in a lease or TTL, so that no two of them in a row have to come through. */
-#define RENEWALS 6
 #define LATE 2000 /* a renewal that is not answered by then is followed by another one */
-#define ATTEMPTS_MAX 4 /* in flight at once */
 #define RESTART_EACH 10000 /* between restarts of what waits: an abandoned poll goes on so long */
-#define ATTEMPT_MIN 500 /* how long one may take at least */
 
 enum phase { START, KEEP, DESTROY };
 
@@ -43,60 +39,7 @@ struct keeper {
 	int64_t refused; /* when destroy was first refused, 0: not yet */
 };
 
-static int64_t interval_of(const struct hf_session *session)
-{
-	int64_t interval = hf_session_span(session) / RENEWALS;
-
-	return hf_jitter(interval * 9 / 10, interval * 11 / 10);
-}
-
 /* ---- renewals ------------------------------------------------------------------------------- */
-
-struct attempt {
-	struct hf_op op;
-	struct hf_session *session; /* counted */
-	struct hf_link mine; /* session->attempts */
-	int64_t sent;
-};
-
-static void attempt_free(struct hf_op *op)
-{
-	hf_session_unref(((struct attempt *)op)->session);
-}
-
-static enum hf_step attempt_next(struct hf_op *op)
-{
-	return hf_op_send(op, HF_RENEW);
-}
-
-void hf_keeper_ask(const struct hf_session *session, struct hf_http *http)
-{
-	int64_t left = atomic_load(&session->deadline) - hf_now();
-	int64_t limit = hf_session_span(session) / RENEWALS * 3;
-
-	hf_session_renew(http, &session->client->consul, session->id);
-	if (limit < ATTEMPT_MIN)
-		limit = ATTEMPT_MIN;
-	if (left < limit)
-		limit = left > 1 ? left : 1;
-	if (limit < http->timeout)
-		http->timeout = limit;
-}
-
-static bool attempt_request(struct hf_op *op, struct hf_http *http)
-{
-	struct attempt *a = (struct attempt *)op;
-
-	a->sent = hf_now();
-	hf_keeper_ask(a->session, http);
-	return true;
-}
-
-static enum hf_step attempt_over(struct attempt *a)
-{
-	hf_link_remove(&a->mine);
-	return HF_FINISH;
-}
 
 static void renewed(struct hf_session *session, const struct hf_session_info *info, int64_t sent)
 {
@@ -109,7 +52,7 @@ static void renewed(struct hf_session *session, const struct hf_session_info *in
 	pthread_mutex_lock(&session->client->engine.mutex);
 	session->client->stats.renewals++;
 	pthread_mutex_unlock(&session->client->engine.mutex);
-	next = sent + interval_of(session);
+	next = sent + hf_renewal_interval(session);
 	if (k->op.retry_delay)
 		hf_events_session(session, HF_SESSION_RENEWED, NULL);
 	if (next > k->renew_at || k->op.retry_delay)
@@ -165,63 +108,13 @@ enum hf_verdict hf_keeper_heard(struct hf_session *session, const struct hf_http
 	return verdict;
 }
 
-static enum hf_step attempt_reply(struct hf_op *op, const struct hf_http *http)
-{
-	struct attempt *a = (struct attempt *)op;
-	struct hf_error err;
-
-	hf_keeper_heard(a->session, http, a->sent, &err);
-	return attempt_over(a);
-}
-
-static enum hf_step attempt_cancel(struct hf_op *op, enum hf_err why)
-{
-	(void)why;
-	return attempt_over((struct attempt *)op);
-}
-
-static const struct hf_kind attempt_kind = {"renewal",	   attempt_next,   attempt_request,
-					    attempt_reply, attempt_cancel, attempt_free};
-
-static void stop_all(struct hf_link *attempts)
-{
-	struct hf_link *link;
-
-	while ((link = hf_link_first(attempts)) != NULL)
-		hf_engine_stop(&HF_OF(struct attempt, mine, link)->op, HF_CLOSED);
-}
-
-static size_t count_attempts(const struct hf_session *session)
-{
-	const struct hf_link *list = &session->attempts;
-	size_t count = 0;
-
-	for (struct hf_link *link = hf_link_first(list); link; link = hf_link_after(list, link))
-		count++;
-	return count;
-}
-
-/* Without memory for it the next one has to do. */
 static void renew(struct keeper *k)
 {
-	struct hf_session *session = k->session;
-	int64_t interval = interval_of(session);
-	struct attempt *a;
+	int64_t interval = hf_renewal_interval(k->session);
 
-	session->doubted = false;
+	k->session->doubted = false;
 	k->renew_at = hf_now() + (interval < LATE ? interval : LATE);
-	if (count_attempts(session) >= ATTEMPTS_MAX)
-		return;
-	a = hf_op_new(k->op.engine, &attempt_kind, sizeof *a);
-	if (!a)
-		return;
-	a->op.internal = true;
-	a->op.fresh = k->op.fresh;
-	a->session = session;
-	hf_session_ref(session);
-	hf_link_init(&a->mine);
-	hf_link_append(&session->attempts, &a->mine);
-	hf_engine_add(k->op.engine, &a->op);
+	hf_renewal_send(k->session, k->op.fresh);
 }
 
 static void stop_asking(struct hf_session *session)
@@ -232,7 +125,7 @@ static void stop_asking(struct hf_session *session)
 		hf_engine_stop(session->audit, HF_CLOSED);
 	if (session->warden)
 		hf_engine_stop(session->warden, HF_CLOSED);
-	stop_all(&session->attempts);
+	hf_renewals_stop(session);
 }
 
 /* ---- the keeper ----------------------------------------------------------------------------- */
@@ -353,7 +246,7 @@ static void begin_to_keep(struct keeper *k, int64_t sent)
 	struct hf_session *session = k->session;
 
 	k->phase = KEEP;
-	k->renew_at = sent + interval_of(session);
+	k->renew_at = sent + hf_renewal_interval(session);
 	session->made_at = hf_now();
 	hf_op_recovered(&k->op);
 	if (session->external) {

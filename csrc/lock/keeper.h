@@ -9,8 +9,6 @@
 bool hf_keeper_start(struct hf_session *session);
 /* The session could not be made so far: session->create_error, which is final or not. */
 void hf_keeper_not_made(struct hf_session *session, bool final);
-/* Fills a renewal. */
-void hf_keeper_ask(const struct hf_session *session, struct hf_http *http);
 /* What came of a renewal that was sent at a time: a new lease, the end of the session (ABSENT), or
  * another renewal soon. Fills *err unless it answers OK. */
 enum hf_verdict hf_keeper_heard(struct hf_session *session, const struct hf_http *http,
