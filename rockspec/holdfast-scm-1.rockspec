@@ -113,6 +113,7 @@ build = {
         "csrc/lock/key.c",
         "csrc/lock/lock.c",
         "csrc/lock/monitor.c",
+        "csrc/lock/outcome.c",
         "csrc/lock/renewal.c",
         "csrc/lock/semaphore.c",
         "csrc/lock/session.c",

@@ -1,6 +1,5 @@
 #include "lock/acquiring.h"
 
-#include "base/alloc.h"
 #include "lock/expiry.h"
 #include "lock/together.h"
 #include "lock/watch.h"
@@ -34,44 +33,18 @@ void hf_acquiring_free(struct hf_op *op)
 	hf_op_unref(a->together);
 	for (size_t i = 0; i < a->count; i++)
 		hf_op_unref(&a->holds[i]->op);
-	hf_free(a->last);
+	hf_outcome_free(&a->so_far);
 	hf_lock_unref(a->lock);
 }
 
 void hf_acquiring_note(struct hf_acquiring *a, enum hf_err code, const char *text)
 {
-	hf_free(a->last);
-	a->last = hf_strdup(text);
-	a->last_code = code;
+	hf_outcome_note(&a->so_far, code, text);
 }
 
-/* Sets the result; from now on the lock object is free for another acquire. */
-static void publish(struct hf_acquiring *a, const struct hf_error *result)
+static void publish(struct hf_acquiring *a)
 {
-	pthread_mutex_lock(&a->op.engine->mutex);
-	hf_op_finish_locked(&a->op, result);
-	if (a->lock->acquiring == &a->op)
-		a->lock->acquiring = NULL;
-	pthread_mutex_unlock(&a->op.engine->mutex);
-}
-
-/* How it answers that was stopped. When its time is up the caller should hear what stood in the
- * way: a holder, a lock-delay, or no way to Consul. */
-static void publish_outcome(struct hf_acquiring *a)
-{
-	const char *name = hf_lock_name(a->lock);
-	struct hf_error err, why;
-
-	if (a->why == HF_TIMEOUT && a->last_code) {
-		hf_err_set(&err, a->last_code, "lock \"%s\": %s", name,
-			   a->last ? a->last : hf_err_text(a->last_code));
-	} else if (a->why == HF_TIMEOUT) {
-		hf_err_set(&err, HF_TIMEOUT, "lock \"%s\": no turn in the time given", name);
-	} else {
-		hf_op_why(&a->op, a->why, &why);
-		hf_err_set(&err, a->why, "lock \"%s\": %s", name, why.message);
-	}
-	publish(a, &err);
+	hf_outcome_publish(&a->so_far, &a->op, a->lock, a->why);
 }
 
 void hf_acquiring_unwatch(struct hf_acquiring *a)
@@ -139,7 +112,7 @@ enum hf_step hf_acquiring_undo(struct hf_acquiring *a)
 	for (size_t i = 0; i < a->count; i++)
 		if (a->holds[i]->key)
 			return hf_op_park(&a->op, &a->holds[i]->over, HF_NEVER);
-	publish_outcome(a);
+	publish(a);
 	return HF_FINISH;
 }
 
@@ -150,7 +123,7 @@ enum hf_step hf_acquiring_leave(struct hf_acquiring *a, enum hf_err why)
 	a->why = why;
 	hf_acquiring_unwatch(a);
 	if (!undo)
-		publish_outcome(a);
+		publish(a);
 	for (size_t i = 0; i < a->count; i++) {
 		struct hf_hold *hold = a->holds[i];
 
@@ -209,10 +182,10 @@ enum hf_step hf_acquiring_cancel(struct hf_acquiring *a, enum hf_err why, bool u
 	bool undoing = a->phase == HF_AT_UNDO;
 
 	if (undoing || a->why) { /* the grace is over, or the client closes */
-		publish_outcome(a);
+		publish(a);
 		return undoing ? HF_FINISH : abandon_try(a);
 	}
-	if (why == HF_TIMEOUT && !a->last_code && a->phase != HF_AT_TURN)
+	if (why == HF_TIMEOUT && !a->so_far.code && a->phase != HF_AT_TURN)
 		hf_acquiring_note(a, HF_TIMEOUT, "no answer in the time given");
 	if (a->phase != HF_AT_TRY || !under_way)
 		return hf_acquiring_leave(a, why);

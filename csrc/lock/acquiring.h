@@ -5,6 +5,7 @@
 #define HF_ACQUIRING_H
 
 #include "lock/lock.h"
+#include "lock/outcome.h"
 
 enum hf_acquiring_phase {
 	HF_AT_TURN,
@@ -41,8 +42,7 @@ struct hf_acquiring {
 	enum hf_err why; /* it is being undone, and will answer this */
 	uint64_t vain; /* what the last try in vain was conditional on: the sum of the indexes */
 	unsigned failures, sessions, tries;
-	enum hf_err last_code; /* why it has not got the lock so far */
-	char *last; /* NULL: nothing to say, or no memory to say it */
+	struct hf_outcome so_far;
 };
 
 static inline struct hf_session *hf_acquiring_session_of(const struct hf_acquiring *a)

@@ -21,8 +21,8 @@
  * So who waits has written nothing, and the write that takes a slot shows at once that its holder
  * is alive. It is conditional on the index of .lock that was seen: whatever copy is carried out
  * late finds another one, or no session. */
-#include "base/alloc.h"
 #include "base/random.h"
+#include "lock/outcome.h"
 #include "lock/slot.h"
 #include "lock/stray.h"
 
@@ -55,8 +55,7 @@ struct acquire {
 	bool queued; /* waits until no other object uses the session */
 	enum hf_err why; /* it is being undone, and will answer this */
 	unsigned failures, sessions, vain;
-	enum hf_err last_code; /* why it has not got a slot so far */
-	char *last; /* NULL: nothing to say, or no memory to say it */
+	struct hf_outcome so_far;
 };
 
 static void acquire_free(struct hf_op *op)
@@ -65,7 +64,7 @@ static void acquire_free(struct hf_op *op)
 
 	if (a->slot)
 		hf_op_unref(&a->slot->hold.op);
-	hf_free(a->last);
+	hf_outcome_free(&a->so_far);
 	hf_lock_unref(a->sem);
 }
 
@@ -83,37 +82,12 @@ static struct hf_session *session_of(const struct acquire *a)
 
 static void note(struct acquire *a, enum hf_err code, const char *text)
 {
-	hf_free(a->last);
-	a->last = hf_strdup(text);
-	a->last_code = code;
+	hf_outcome_note(&a->so_far, code, text);
 }
 
-/* Sets the result; from now on the object is free for another acquire. */
-static void publish(struct acquire *a, const struct hf_error *result)
-{
-	pthread_mutex_lock(&a->op.engine->mutex);
-	hf_op_finish_locked(&a->op, result);
-	if (a->sem->acquiring == &a->op)
-		a->sem->acquiring = NULL;
-	pthread_mutex_unlock(&a->op.engine->mutex);
-}
-
-/* When its time is up the caller should hear what stood in the way. */
 static void answer(struct acquire *a)
 {
-	const char *prefix = a->sem->key;
-	struct hf_error err, why;
-
-	if (a->why == HF_TIMEOUT && a->last_code) {
-		hf_err_set(&err, a->last_code, "semaphore \"%s\": %s", prefix,
-			   a->last ? a->last : hf_err_text(a->last_code));
-	} else if (a->why == HF_TIMEOUT) {
-		hf_err_set(&err, HF_TIMEOUT, "semaphore \"%s\": no turn in the time given", prefix);
-	} else {
-		hf_op_why(&a->op, a->why, &why);
-		hf_err_set(&err, a->why, "semaphore \"%s\": %s", prefix, why.message);
-	}
-	publish(a, &err);
+	hf_outcome_publish(&a->so_far, &a->op, a->sem, a->why);
 }
 
 static void stop_watching(struct acquire *a)
@@ -585,7 +559,7 @@ static enum hf_step acquire_cancel(struct hf_op *op, enum hf_err why)
 		undo(a);
 		return HF_FINISH;
 	}
-	if (why == HF_TIMEOUT && !a->last_code && a->phase != TURN)
+	if (why == HF_TIMEOUT && !a->so_far.code && a->phase != TURN)
 		note(a, HF_TIMEOUT, "no answer in the time given");
 	if (a->phase != TRY || op->state != HF_FLYING)
 		return leave(a, why);

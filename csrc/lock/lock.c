@@ -264,17 +264,13 @@ void hf_lock_session(struct hf_lock *lock, char *out, size_t size)
 	pthread_mutex_unlock(&lock->client->engine.mutex);
 }
 
-static const char *noun(const struct hf_lock *lock)
-{
-	return lock->limit ? "semaphore" : "lock";
-}
-
 enum hf_err hf_lock_not_held_locked(struct hf_lock *lock, struct hf_error *err)
 {
 	if (lock->lost)
-		return hf_err_set(err, HF_LOST, "the %s on \"%s\" has been lost: %s", noun(lock),
-				  hf_lock_name(lock), hf_reason_text(lock->reason));
-	return hf_err_set(err, HF_NOT_HELD, "the %s on \"%s\" is not held", noun(lock),
+		return hf_err_set(err, HF_LOST, "the %s on \"%s\" has been lost: %s",
+				  hf_lock_noun(lock), hf_lock_name(lock),
+				  hf_reason_text(lock->reason));
+	return hf_err_set(err, HF_NOT_HELD, "the %s on \"%s\" is not held", hf_lock_noun(lock),
 			  hf_lock_name(lock));
 }
 
@@ -314,11 +310,11 @@ enum hf_err hf_lock_start_locked(struct hf_lock *lock, struct hf_op *op, struct 
 		return err->code;
 	if (hf_lock_held_locked(lock))
 		return hf_err_set(err, HF_HELD, "this object holds the %s on \"%s\" already",
-				  noun(lock), hf_lock_name(lock));
+				  hf_lock_noun(lock), hf_lock_name(lock));
 	if (lock->acquiring)
 		return hf_err_set(err, HF_HELD,
 				  "another call on this object is acquiring the %s on \"%s\"",
-				  noun(lock), hf_lock_name(lock));
+				  hf_lock_noun(lock), hf_lock_name(lock));
 	if (hf_engine_submit_locked(engine, op, err))
 		return err->code;
 	lock->acquiring = op;

@@ -71,6 +71,12 @@ static inline const char *hf_lock_name(const struct hf_lock *lock)
 	return lock->more ? lock->more->name : lock->key;
 }
 
+/* What it is, for messages. */
+static inline const char *hf_lock_noun(const struct hf_lock *lock)
+{
+	return lock->limit ? "semaphore" : "lock";
+}
+
 void hf_lock_ref(struct hf_lock *lock);
 /* NULL is fine. Never takes the mutex. */
 void hf_lock_unref(struct hf_lock *lock);
