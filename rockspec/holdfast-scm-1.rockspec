@@ -98,6 +98,7 @@ build = {
         "csrc/lock/acquire_all.c",
         "csrc/lock/acquiring.c",
         "csrc/lock/admit.c",
+        "csrc/lock/admitting.c",
         "csrc/lock/alive.c",
         "csrc/lock/batch.c",
         "csrc/lock/call.c",
