@@ -53,6 +53,7 @@ build = {
     ["holdfast.loop"] = "lua/holdfast/loop.lua",
     ["holdfast.object"] = "lua/holdfast/object.lua",
     ["holdfast.options"] = "lua/holdfast/options.lua",
+    ["holdfast.options_client"] = "lua/holdfast/options_client.lua",
     ["holdfast.queue"] = "lua/holdfast/queue/init.lua",
     ["holdfast.queue.memory"] = "lua/holdfast/queue/memory.lua",
     ["holdfast.queue.sqlite"] = "lua/holdfast/queue/sqlite.lua",

@@ -79,6 +79,11 @@ end
 
 local show = M.show
 
+--- The same as show for an address or URL: a password in it stays out of logs.
+function M.show_url(text)
+  return show((text:gsub("^(%a*:?/?/?).*@", "%1***@")))
+end
+
 --- The type of a value in words: "a string".
 function M.kind_of(value)
   local kind = type(value)

@@ -28,6 +28,7 @@ local logs = require("holdfast.log")
 local loop = require("holdfast.loop")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
+local options_client = require("holdfast.options_client")
 local rwlocks = require("holdfast.rwlock")
 local sched = require("holdfast.sched")
 local semaphores = require("holdfast.semaphore")
@@ -247,7 +248,7 @@ local M = {
 function M.new(opts)
   if opts == nil then opts = {} end
   local client, scheduler
-  local settings, message, code = options.client(opts, ENVIRONMENT, 2)
+  local settings, message, code = options_client.read(opts, ENVIRONMENT, 2)
   if not settings then return nil, message, code end
   scheduler, message, code = sched.resolve(opts.scheduler, 3)
   if not scheduler then return nil, message, code end

@@ -1,4 +1,5 @@
---- What a user typed, and the CONSUL_* environment variables, checked and made into what the core takes. Private.
+--- What a user typed of a session, a lock, a semaphore or a request, checked and made into what the core takes. What
+-- says how to reach Consul is in holdfast.options_client. Private.
 --
 -- Mistakes and refusals are those of holdfast.check; `level` is whom a mistake blames, as for error(): 1 is the line
 -- that called the function here, 2 the caller of that function.
@@ -12,10 +13,6 @@ require("holdfast.interpreted")()
 
 local mistake, refuse, show = check.mistake, check.refuse, check.show
 
-local DEFAULT_ADDRESS = "127.0.0.1:8500"
-local MAX_TOKEN_FILE = 8 * 1024 -- as in csrc/consul/token.c
-local MAX_SOCKET_PATH = 107 -- sun_path holds 108 bytes, the last is NUL
-
 -- Whatever ended a session, nobody else has its keys before the lock-delay is over (consul.md 7.5), so that is how long
 -- a holder goes on without a word from Consul: long enough for an election with the settings that Consul comes with.
 local SESSION_DEFAULTS = { name = "holdfast", ttl = 10, lock_delay = 25, behavior = "release" }
@@ -24,10 +21,6 @@ local SESSION_DEFAULTS = { name = "holdfast", ttl = 10, lock_delay = 25, behavio
 
 local POSITIVE = { "duration", positive = true }
 
-local TLS = {
-  ca_file = "string", ca_path = "string", cert_file = "string", key_file = "string", server_name = "string",
-  verify = "boolean",
-}
 local function read_alive(value)
   if type(value) == "boolean" then return value end
   if type(value) == "number" or type(value) == "string" then
@@ -42,15 +35,6 @@ local SESSION = {
   name = "text", ttl = POSITIVE, lock_delay = "duration", behavior = { "string", one_of = { "delete", "release" } },
   node = "text", checks = "list", service_checks = "list",
   alive = { read_alive, what = "true or a duration" },
-}
-local CLIENT = {
-  says = "holdfast.new takes a table of options",
-  fields = {
-    address = "string", token = "string", token_file = "string", auth = "string", datacenter = "text",
-    namespace = "string", partition = "string", tls = { fields = TLS, default = {} },
-    timeout = { "duration", positive = true, default = 10 }, session = { fields = SESSION, default = {} },
-    scheduler = "any", log = "any",
-  },
 }
 local LOCK = {
   says = "a lock takes a key or a table of options",
@@ -86,191 +70,7 @@ local DELAY_MAX = 60
 -- The short forms of a lock's session_opts.
 local SHORT = { ttl = "session_ttl", name = "session_name", lock_delay = "lock_delay" }
 
-local TLS_VARIABLES = {
-  ca_file = "CONSUL_CACERT", ca_path = "CONSUL_CAPATH", cert_file = "CONSUL_CLIENT_CERT",
-  key_file = "CONSUL_CLIENT_KEY", server_name = "CONSUL_TLS_SERVER_NAME",
-}
-local TLS_FILES = { "ca_file", "ca_path", "cert_file", "key_file" }
-
--- What Go's strconv.ParseBool takes.
-local BOOLEANS = {
-  ["1"] = true, t = true, T = true, TRUE = true, ["true"] = true, True = true,
-  ["0"] = false, f = false, F = false, FALSE = false, ["false"] = false, False = false,
-}
-
--- The same as show for an address or URL: a password in it stays out of logs.
-local function show_url(text)
-  return show((text:gsub("^(%a*:?/?/?).*@", "%1***@")))
-end
-
--- An option or variable without control characters; empty is the same as absent.
-local function clean(value, what, secret)
-  if value == nil or value == "" then return nil end
-  check.form(value, "text", what, secret)
-  return value
-end
-
--- ---- where values come from ----------------------------------------------------------------------------------------
-
-local function variable(env, name)
-  local value = env.getenv(name)
-  if value ~= "" then return value end
-end
-
--- The option, else the variable; and which of them it was.
-local function choose(env, value, what, name)
-  if value ~= nil then return value, what end
-  return variable(env, name), name
-end
-
-local function boolean_variable(env, name)
-  local value = variable(env, name)
-  if not value then return nil end
-  if BOOLEANS[value] == nil then refuse("%s must be true or false, not %s", name, show(value)) end
-  return BOOLEANS[value]
-end
-
-local function read_file(env, path, what)
-  local file, message = env.open(path, "rb")
-  if not file then refuse("%s %s cannot be read: %s", what, show(path), tostring(message)) end
-  local data
-  data, message = file:read(MAX_TOKEN_FILE + 1)
-  file:close()
-  if not data and message then refuse("%s %s cannot be read: %s", what, show(path), tostring(message)) end
-  if data and #data > MAX_TOKEN_FILE then
-    refuse("%s %s holds more than a token: over %d bytes", what, show(path), MAX_TOKEN_FILE)
-  end
-  return data or ""
-end
-
--- ---- a client's options --------------------------------------------------------------------------------------------
-
-local function token_from_file(env, path, what)
-  local token = read_file(env, path, what):match("^%s*(.-)%s*$")
-  if token == "" then refuse("%s %s holds no token", what, show(path)) end
-  if token:find("%c") then refuse("%s %s holds a token with a control character in it", what, show(path)) end
-  return token
-end
-
--- File before string, options before the environment. Answers the token and the file that it is from.
-local function read_token(env, given)
-  if given.token_file then return token_from_file(env, given.token_file, "token_file"), given.token_file end
-  if given.token then return clean(given.token, "token", true) end
-  local path = variable(env, "CONSUL_HTTP_TOKEN_FILE")
-  if path then return token_from_file(env, path, "CONSUL_HTTP_TOKEN_FILE"), path end
-  return clean(variable(env, "CONSUL_HTTP_TOKEN"), "CONSUL_HTTP_TOKEN", true)
-end
-
-local function read_auth(env, given)
-  local value, what = choose(env, given.auth, "auth", "CONSUL_HTTP_AUTH")
-  local auth = clean(value, what, true)
-  if auth and not auth:find(":", 1, true) then auth = auth .. ":" end
-  return auth
-end
-
--- host, host:port, [v6] or [v6]:port
-local function is_authority(text)
-  local host, rest = text:match("^(%[%x*:[%x:.]*%])(.*)$")
-  if not host then host, rest = text:match("^(%[%x*:[%x:.]*%%[%w._-]+%])(.*)$") end
-  if not host then host, rest = text:match("^([%w._\128-\255-]+)(.*)$") end
-  if not host then return false end
-  local port = rest:match("^:(%d%d?%d?%d?%d?)$")
-  return rest == "" or (port ~= nil and tonumber(port) >= 1 and tonumber(port) <= 65535)
-end
-
-local function read_socket(address, path, what)
-  if path:sub(1, 1) ~= "/" or #path > MAX_SOCKET_PATH then
-    refuse("%s %s: a socket is unix:// and an absolute path of at most %d bytes", what, show(address), MAX_SOCKET_PATH)
-  end
-  return path
-end
-
--- Whether TLS is asked for where the address does not say so itself. Go's client never goes back to http once
--- CONSUL_HTTP_SSL asks for TLS; here an option that says http:// is stronger. A program that names certificates for a
--- bare host:port does not mean to send its token in the clear.
-local function wants_tls(env, given, scheme, what)
-  if scheme == "https" then return true end
-  if scheme == "http" and what == "address" then return false end
-  if boolean_variable(env, "CONSUL_HTTP_SSL") then return true end
-  local tls = given.tls
-  return not scheme and what == "address"
-    and (tls.ca_file or tls.ca_path or tls.cert_file or tls.server_name) ~= nil
-end
-
--- Answers base and the path of the socket, if it is one.
-local function read_address(env, given)
-  local address, what = choose(env, given.address, "address", "CONSUL_HTTP_ADDR")
-  address = address or DEFAULT_ADDRESS
-  if address:find("[%c ]") then refuse("%s %s has a space or control character in it", what, show_url(address)) end
-  local scheme, rest = address:match("^([^/]*)://(.*)$")
-  scheme, rest = scheme and scheme:lower(), rest or address
-  if scheme and scheme ~= "http" and scheme ~= "https" and scheme ~= "unix" then
-    refuse("%s %s: the scheme must be http, https or unix", what, show_url(address))
-  end
-  local start = wants_tls(env, given, scheme, what) and "https://" or "http://"
-  if scheme == "unix" then return start .. "localhost", read_socket(address, rest, what) end
-  local authority, prefix = rest:match("^([^/?#]*)(.*)$")
-  if rest:find("@", 1, true) then
-    refuse("%s %s: give user and password in auth or CONSUL_HTTP_AUTH", what, show_url(address))
-  elseif not is_authority(authority) or prefix:find("[?#]") then
-    refuse("%s %s is not host:port, http://host:port/prefix, https://... or unix:///path (IPv6 goes in brackets)",
-      what, show_url(address))
-  end
-  return start .. authority .. prefix:gsub("/+$", "")
-end
-
--- A host name for SNI and the certificate; it gets into a URL.
-local function read_server_name(value, what)
-  local name = value and (value:match("^(%[[%x:.]+%]):%d+$") or value:match("^([^:]+):%d+$") or value)
-  if name and not name:match("^[%w._-]+$") and not name:match("^%[?[%x:.]+%]?$") then
-    refuse("%s %s is not a host name", what, show(value))
-  end
-  return name
-end
-
-local function both_or_none(settings, source, one, other)
-  if settings[one] and not settings[other] then
-    refuse("%s %s needs its other half: tls.%s or %s", source[one], show(settings[one]), other, TLS_VARIABLES[other])
-  end
-end
-
-local function try_to_open(env, path, what)
-  if not path then return end
-  local file, message = env.open(path, "rb")
-  if not file then refuse("%s %s cannot be read: %s", what, show(path), tostring(message)) end
-  file:close()
-end
-
--- Fills in the TLS fields of settings. Files are opened once, to say now what would fail at the first request.
-local function read_tls(env, tls, settings)
-  local source = {}
-  for field, name in pairs(TLS_VARIABLES) do
-    local value, what = choose(env, tls[field], "tls." .. field, name)
-    settings[field], source[field] = clean(value, what), what
-  end
-  settings.server_name = read_server_name(settings.server_name, source.server_name)
-  both_or_none(settings, source, "cert_file", "key_file")
-  both_or_none(settings, source, "key_file", "cert_file")
-  if settings.base:match("^https:") then
-    for _, field in ipairs(TLS_FILES) do try_to_open(env, settings[field], source[field]) end
-  end
-  settings.verify = tls.verify
-  if settings.verify == nil then settings.verify = boolean_variable(env, "CONSUL_HTTP_SSL_VERIFY") end
-  if settings.verify == nil then settings.verify = true end
-end
-
--- libcurl takes the name for SNI and the certificate from the URL; so the URL gets the name, and libcurl is told where
--- to go instead.
-local function use_server_name(settings)
-  local name = settings.server_name
-  settings.server_name = nil
-  local authority, prefix = settings.base:match("^https://([^/]*)(.*)$")
-  if not name or not authority or settings.unix_socket then return end
-  local host, port = authority:match("^(.-):(%d+)$")
-  if not host or (host:find(":", 1, true) and not host:find("]", 1, true)) then host, port = authority, "443" end
-  settings.base = ("https://%s:%s%s"):format(name, port, prefix)
-  settings.connect_to = ("::%s:%s"):format(host, port)
-end
+-- ---- a session's options -------------------------------------------------------------------------------------------
 
 -- A session's options over those of base. A longer TTL takes the lock-delay with it, and the check that says that the
 -- process lives has the same TTL where it is given none.
@@ -287,19 +87,8 @@ local function over(base, given)
   return session
 end
 
-local function read_client(given, env)
-  given = check.read(given, CLIENT)
-  local settings = {
-    timeout = given.timeout, datacenter = given.datacenter, session = over(SESSION_DEFAULTS, given.session),
-    namespace = clean(choose(env, given.namespace, "namespace", "CONSUL_NAMESPACE")),
-    partition = clean(choose(env, given.partition, "partition", "CONSUL_PARTITION")),
-  }
-  settings.base, settings.unix_socket = read_address(env, given)
-  settings.token, settings.token_file = read_token(env, given)
-  settings.auth = read_auth(env, given)
-  read_tls(env, given.tls, settings)
-  use_server_name(settings)
-  return settings
+local function read_own_session(given, base)
+  return over(base, check.read(given or {}, { says = "a session takes a table of options", fields = SESSION }))
 end
 
 -- ---- a lock's options ----------------------------------------------------------------------------------------------
@@ -341,10 +130,6 @@ local function own_session(given)
     mistake("session is made elsewhere: session_opts, session_ttl, session_name and lock_delay are not for it")
   end
   return own
-end
-
-local function read_own_session(given, base)
-  return over(base, check.read(given or {}, { says = "a session takes a table of options", fields = SESSION }))
 end
 
 local function read_any_lock(given, base, rule)
@@ -409,7 +194,7 @@ end
 
 local function is_no_url(url)
   if url:find("[%c ]") or not url:match("^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]") then
-    return ("%s: it must be http:// or https://, without spaces"):format(show_url(url)), nil, true
+    return ("%s: it must be http:// or https://, without spaces"):format(check.show_url(url)), nil, true
   end
 end
 
@@ -446,15 +231,13 @@ local read_timeout = check.arguments("", { "timeout", "duration", optional = tru
 
 local M = {}
 
---- Options of holdfast.new.
--- @tparam table given what the user typed (`scheduler` and `log` are known, and left to others)
--- @tparam table env where the rest comes from: `getenv(name)` as os.getenv, `open(path, mode)` as io.open
--- @int[opt=2] level whom a mistake blames
--- @treturn table|nil what core.client takes; nil, message, "INVALID"
-function M.client(given, env, level)
-  local settings, message, code = check.guard((level or 2) + 1, "", read_client, given, env)
-  return settings, message, code
-end
+--- The rules of a session's fields.
+M.SESSION = SESSION
+
+--- The settings of a client's sessions.
+-- @tparam table given what was typed, by the rules of SESSION
+-- @treturn table the same, with the defaults
+function M.session_defaults(given) return over(SESSION_DEFAULTS, given) end
 
 --- Options of client:lock.
 -- @param given a key, or a table of options

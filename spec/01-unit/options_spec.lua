@@ -1,4 +1,5 @@
 local options = require("holdfast.options")
+local options_client = require("holdfast.options_client")
 
 -- An environment of its own for every spec: variables and files as they are given.
 local function environment(variables, files)
@@ -20,7 +21,7 @@ end
 
 -- No tail calls: Lua 5.1 forgets who made them.
 local function client(given, variables, files)
-  local settings, message, code = options.client(given or {}, environment(variables, files), 2)
+  local settings, message, code = options_client.read(given or {}, environment(variables, files), 2)
   return settings, message, code
 end
 
@@ -50,7 +51,7 @@ local function copy(value)
   return result
 end
 
-describe("options.client", function()
+describe("options_client.read", function()
   it("has defaults for everything", function()
     assert.are.same({
       base = "http://127.0.0.1:8500", timeout = 10, verify = true,
@@ -84,7 +85,7 @@ describe("options.client", function()
   it("raises with the line that the level names", function()
     local here = debug.getinfo(1, "l").currentline
     local function mine(level)
-      local settings = options.client({ adress = "x" }, environment(), level)
+      local settings = options_client.read({ adress = "x" }, environment(), level)
       return settings
     end
     for level, line in ipairs({ here + 2, here + 6 }) do
