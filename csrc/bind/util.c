@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What is longer than 3,000 years is for ever. */
+#define SECONDS_MAX 1e11
+
 void hf_bind_functions(lua_State *L, const luaL_Reg *functions)
 {
 	for (; functions->name; functions++) {
@@ -57,7 +60,7 @@ int64_t hf_bind_timeout(lua_State *L, int index)
 {
 	double seconds = luaL_optnumber(L, index, -1);
 
-	if (lua_isnoneornil(L, index) || seconds > 1e12)
+	if (lua_isnoneornil(L, index) || seconds > SECONDS_MAX)
 		return -1;
 	luaL_argcheck(L, seconds >= 0, index, "a timeout is not negative");
 	return (int64_t)ceil(seconds * 1000);
@@ -189,8 +192,10 @@ int64_t hf_bind_duration(lua_State *L, int index, const char *name, int64_t abse
 	if (!lua_isnil(L, -1)) {
 		double seconds = luaL_checknumber(L, -1);
 
-		if (!(seconds >= 0 && seconds < 1e12))
+		if (!(seconds >= 0))
 			luaL_error(L, "%s: a number of seconds expected", name);
+		if (seconds > SECONDS_MAX)
+			seconds = SECONDS_MAX;
 		ms = (int64_t)ceil(seconds * 1000);
 	}
 	lua_pop(L, 1);

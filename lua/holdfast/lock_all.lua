@@ -25,6 +25,7 @@ local function split(given)
     check.mistake("lock_all takes a list of keys or a table of options, not %s", check.kind_of(given))
   end
   if given.key ~= nil then check.mistake("lock_all takes keys, not key") end
+  if given.fair then check.mistake("lock_all takes no fair: there is one line for each key") end
   local keys = check.read(given.keys or given, LIST, "keys")
   if not keys[1] then check.mistake("lock_all takes at least one key") end
   if #keys > MOST then check.fail("TOO_LARGE", "%d keys are too many for one step: %d at most", #keys, MOST) end

@@ -81,13 +81,13 @@ local function waited(op, ok, ...)
   error((...), 0)
 end
 
--- What interrupts a wait that blocks, as Ctrl-C does, comes out of it as an error, and the op is dropped. Coroutines of
--- a loop are not resumed then: the loop sees to their ops.
+-- What interrupts a wait that blocks, as Ctrl-C does, comes out of it as an error, and so does what somebody's adapter
+-- raises: the op is dropped. Coroutines of our own loop are not resumed then: the loop sees to their ops.
 local function wait(scheduler, op)
-  if scheduler.blocking or ((scheduler.under or scheduler).wait == loop.wait and not loop.running()) then
-    return waited(op, pcall(scheduler.wait, op))
-  end
-  return scheduler.wait(op)
+  local ours = (scheduler.under or scheduler).wait == loop.wait
+  if scheduler.blocking or (ours and not loop.running()) then return waited(op, pcall(scheduler.wait, op)) end
+  if ours then return scheduler.wait(op) end
+  return waited(op, loop.pcall(scheduler.wait, op))
 end
 
 --- Waits for an op of an object and answers its result. The op is dropped with that: its descriptor must not wait for

@@ -120,13 +120,19 @@ local M = {}
 -- @treturn semaphore|nil the semaphore; nil, message, code
 function M.new(client, prefix_or_opts, limit, level)
   local sem
-  local given = type(prefix_or_opts) == "table" and prefix_or_opts or { prefix = prefix_or_opts, limit = limit }
+  local given = prefix_or_opts
+  if type(given) ~= "table" then
+    given = { prefix = given, limit = limit }
+  elseif limit ~= nil then
+    error("the limit of a semaphore is among its options, or the second argument, not both", level + 1)
+  end
   local settings, message, code = options.semaphore(given, object.facts(client).session, level + 1)
   if not settings then return nil, message, code end
   sem, message, code = core.semaphore(client, settings)
   if not sem then return nil, message, code end
   object.extend(sem, Semaphore)
   object.own(sem, client)
+  object.know(sem, { session = given.session }) -- an object that is collected would end its session
   return sem
 end
 

@@ -406,6 +406,14 @@ describe("holdfast", function()
     assert.are.equal(1, world.dropped)
   end)
 
+  it("drops the op when an adapter raises, and raises the same", function()
+    local adapter = { wait = function() error("no more", 0) end, sleep = function() end, spawn = function() end,
+      now = function() return 0 end }
+    local lock = new({ scheduler = adapter }):lock("k")
+    assert.are.same(pack(false, "no more"), pack(pcall(lock.lock, lock)))
+    assert.are.equal(1, world.dropped)
+  end)
+
   describe("requests", function()
     local HEADERS = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-A: 1\r\nx-a:2 \r\nEmpty:\r\n\r\n"
 

@@ -92,17 +92,19 @@ describe("what is dropped unfinished", function()
 
   it("ends with CLOSED at the close of the client: 100 ops of each kind", function()
     server:rule({ first = true, match = "/slow", action = "stall" })
-    local keys, ops = {}, {}
+    local keys, locks, ops = {}, {}, {}
     for i = 1, MANY do keys[i] = "k" .. i end
     fake.occupy(server, keys)
     for i = 1, MANY do
       ops[#ops + 1] = assert(client:start_request(request_of("/slow")))
-      ops[#ops + 1] = assert(assert(client:lock(keys[i])):start_lock())
+      locks[i] = assert(client:lock(keys[i])) -- one that is collected cancels what it waits for
+      ops[#ops + 1] = assert(locks[i]:start_lock())
     end
     assert(server:wait_for(fake.POLL, POLLS, helper.seconds(10)))
     assert(server:wait_for(fake.TXN, 1, helper.seconds(10), "answered"))
     client:close()
     for _, op in ipairs(ops) do assert.are.equal("CLOSED", fake.code_of(fake.result(op))) end
+    assert.are.equal(MANY, #locks)
   end)
 end)
 
