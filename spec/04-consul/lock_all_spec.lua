@@ -344,7 +344,8 @@ describe("a lock of several keys", function()
     local twice = { keys[1], keys[2], keys[1] }
     assert.are.equal("INVALID", code_of(client:lock_all(twice)))
     assert.are.equal("INVALID", code_of(client:lock_all({ keys[1], "/slash" })))
-    for _, bad in ipairs({ {}, { 1 }, { keys = {} }, { key = "k" }, { keys = keys, flags = "1" }, { keys = keys, fair = true },
+    for _, bad in ipairs({ {}, { 1 }, { keys = {} }, { key = "k" }, { keys = keys, flags = "1" },
+      { keys = keys, fair = true },
       { "a", value = "v" } }) do
       local ok, message = pcall(function() return (client:lock_all(bad)) end)
       assert.is_false(ok)

@@ -587,10 +587,10 @@ describe("semaphores of one client", function()
 
   it("keep the session object that they were made with", function()
     local client = helper.client()
-    local session = assert(client:session({ name = "kept" }))
-    local sem = assert(client:semaphore({ prefix = helper.unique_key(), limit = 1, session = session }))
+    local held_by = assert(client:session({ name = "kept" }))
+    local sem = assert(client:semaphore({ prefix = helper.unique_key(), limit = 1, session = held_by }))
     assert(sem:acquire(helper.seconds(10)))
-    session = nil -- luacheck: ignore 311
+    held_by = nil -- luacheck: ignore 311
     collectgarbage()
     collectgarbage()
     assert.are.same({ nil, "timed out", "TIMEOUT" }, { sem:wait_lost(0.5) })
