@@ -221,11 +221,25 @@ err0:
 	return code;
 }
 
+/* Those that came to us when their parents ended: as many as the command likes to leave behind. */
+static void bury_adopted(int pid)
+{
+	siginfo_t info = {0};
+
+	while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid &&
+	       info.si_pid != pid) {
+		waitpid(info.si_pid, NULL, 0);
+		info.si_pid = 0;
+	}
+}
+
 enum hf_end hf_child_look(int pid, int *number)
 {
 	int status;
-	pid_t found = waitpid(pid, &status, WNOHANG | WUNTRACED);
+	pid_t found;
 
+	bury_adopted(pid);
+	found = waitpid(pid, &status, WNOHANG | WUNTRACED);
 	if (found == 0)
 		return HF_END_NONE;
 	if (found < 0) {

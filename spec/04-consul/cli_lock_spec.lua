@@ -232,6 +232,20 @@ describe("holdfast lock", function()
     end)
   end)
 
+  it("buries what comes to it when its parent has ended", function()
+    local child = spawn({}, "(sh -c 'echo $$' &) ; (setsid sh -c 'echo $$' &) ; sleep 1000")
+    for _ = 1, 2 do
+      local entry = ("/proc/%d/stat"):format(read_pid(child))
+      helper.eventually(function()
+        local file = io.open(entry)
+        if file then file:close() end
+        return not file
+      end)
+    end
+    child:kill("TERM")
+    assert.are.equal(128 + 15, (child:wait()))
+  end)
+
   it("gives up giving back at a second signal", function()
     local proxy = helper.proxy()
     local child = spawn({ "--address", proxy:address(), "--lock-delay", "60s" }, "echo held; exec sleep 1000")
