@@ -112,6 +112,8 @@ describe("holdfast lock", function()
       ["blah"] = { "lock", "--timeout=blah", key, "true" },
       ["-10s"] = { "lock", "--timeout=-10s", key, "true" },
       ["more than 0"] = { "lock", "--ttl=0", key, "true" },
+      ["from 1 to 2^53"] = { "lock", "--limit=1e30", key, "true" },
+      ["a key is not empty"] = { "release", "" },
       ["missing argument 'key'"] = { "lock" },
       ["missing argument 'argv'"] = { "lock", key },
       ["--no-such-option"] = { "lock", "--no-such-option", key, "true" },

@@ -21,10 +21,19 @@ local function positive(text)
   return value, message
 end
 
+local LIMIT_MOST = 2 ^ 53 -- no larger one is read exactly
+
 local function limit(text)
   local n = tonumber(text)
-  if not n or n < 1 or n % 1 ~= 0 then return nil, ("%q is not a whole number of at least 1"):format(text) end
+  if not n or n < 1 or n % 1 ~= 0 or n > LIMIT_MOST then
+    return nil, ("%q is not a whole number from 1 to 2^53"):format(text)
+  end
   return n
+end
+
+local function named(text)
+  if text == "" then return nil, "a key is not empty" end
+  return text
 end
 
 -- ---- options -------------------------------------------------------------------------------------------------------
@@ -115,7 +124,7 @@ end
 
 local function add_release(parser)
   local command = parser:command("release", "Free a key, whoever holds it.")
-  command:argument("key", "The whole key, as holdfast locks shows it."):argname("KEY")
+  command:argument("key", "The whole key, as holdfast locks shows it."):argname("KEY"):convert(named)
   command:group("Options",
     command:flag("--session", "Destroy the session that holds it: slower, since the lock-delay follows, and safer."),
     command:flag("-y --yes", "Do not ask."))
