@@ -93,6 +93,18 @@ describe("holdfast locks", function()
   end)
 end)
 
+describe("what cannot be printed", function()
+  after_each(helper.finish)
+
+  it("is said, and is a status of its own", function()
+    for _, words in ipairs({ { "locks" }, { "locks", "--json" }, { "sessions" }, { "doctor" } }) do
+      local run = assert(io.popen(cli.line(words) .. " 2>&1 >/dev/full; echo $?"))
+      assert.are.equal("holdfast: standard output: No space left on device\n74\n", run:read("*a"))
+      run:close()
+    end
+  end)
+end)
+
 describe("holdfast sessions", function()
   after_each(helper.finish)
 

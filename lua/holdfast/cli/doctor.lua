@@ -158,10 +158,12 @@ local function examine(run)
 end
 
 local function print_for_people(rows)
-  for _, row in ipairs(rows) do
-    io.stdout:write(("%-4s  %-11s  %s\n"):format(row.status, row.check, row.message))
-    if row.advice then io.stdout:write((" "):rep(19), row.advice, "\n") end
+  local texts = {}
+  for i, row in ipairs(rows) do
+    texts[i] = ("%-4s  %-11s  %s\n"):format(row.status, row.check, row.message)
+    if row.advice then texts[i] = texts[i] .. (" "):rep(19) .. row.advice .. "\n" end
   end
+  return print.text(table.concat(texts))
 end
 
 local M = {}
@@ -175,11 +177,11 @@ function M.run(options)
   if not client then return status end
   local rows = examine({ client = client, options = options })
   client:close()
-  if options.json then print.json(rows) else print_for_people(rows) end
+  status = (options.json and print.json or print_for_people)(rows)
   for _, row in ipairs(rows) do
     if row.status == "fail" then return exits.FOUND end
   end
-  return exits.OK
+  return status
 end
 
 return M

@@ -3,8 +3,8 @@
 -- @module holdfast.cli.exits
 
 local M = {
-  OK = 0, FOUND = 1, USAGE = 64, UNREACHABLE = 69, INTERNAL = 70, SYSTEM = 71, NOT_ACQUIRED = 75, CONFLICT = 76,
-  DENIED = 77, CONFIG = 78, LOST = 79, NOT_EXECUTABLE = 126, NOT_FOUND = 127,
+  OK = 0, FOUND = 1, USAGE = 64, UNREACHABLE = 69, INTERNAL = 70, SYSTEM = 71, UNWRITTEN = 74, NOT_ACQUIRED = 75,
+  CONFLICT = 76, DENIED = 77, CONFIG = 78, LOST = 79, NOT_EXECUTABLE = 126, NOT_FOUND = 127,
 }
 
 --- What each means, for --help and the manual: { status, text }.
@@ -15,6 +15,7 @@ M.meanings = {
   { M.UNREACHABLE, "Consul cannot be reached, or did not do what was asked of it" },
   { M.INTERNAL, "a fault of holdfast's own, or argparse is missing" },
   { M.SYSTEM, "the system gave no process or memory" },
+  { M.UNWRITTEN, "standard output cannot be written: what was printed is not complete" },
   { M.NOT_ACQUIRED, "lock: not within --timeout" },
   { M.CONFLICT, "the key is used for something else than such a lock" },
   { M.DENIED, "Consul's ACL refused" },

@@ -110,8 +110,8 @@ local function show(options, list, columns)
   local rows, message, code = list(client)
   client:close()
   if not rows then return exits.fail(exits.of(code), "%s", message) end
-  if options.json then print.json(rows) else print.columns(columns, rows) end
-  return exits.OK
+  if options.json then return print.json(rows) end
+  return print.columns(columns, rows)
 end
 
 local M = { locks = {}, sessions = {} }

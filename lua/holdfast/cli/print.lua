@@ -2,8 +2,18 @@
 -- @module holdfast.cli.print
 
 local core = require("holdfast.core")
+local exits = require("holdfast.cli.exits")
 
 local M = {}
+
+--- Prints a text, all of it.
+-- @treturn number the exit status: who reads data is to know of what is missing
+function M.text(text)
+  local done, problem = io.stdout:write(text)
+  if done then done, problem = io.stdout:flush() end
+  if done then return exits.OK end
+  return exits.fail(exits.UNWRITTEN, "standard output: %s", problem)
+end
 
 -- Nothing that Consul knows is to move the cursor of a terminal.
 local function cell(text)
@@ -24,6 +34,7 @@ end
 --- Prints rows.
 -- @tparam table columns `{ { field, heading, text = tostring }, ... }`
 -- @tparam table rows tables from field to value
+-- @treturn number the exit status
 function M.columns(columns, rows)
   local lines = { {} }
   for i, column in ipairs(columns) do lines[1][i] = column[2] end
@@ -35,18 +46,20 @@ function M.columns(columns, rows)
     end
     lines[#lines + 1] = line
   end
-  local wide = widths(lines)
-  for _, line in ipairs(lines) do
+  local wide, texts = widths(lines), {}
+  for at, line in ipairs(lines) do
     for i = 1, #line - 1 do line[i] = line[i] .. (" "):rep(wide[i] - #line[i]) end
-    io.stdout:write(table.concat(line, "  "), "\n")
+    texts[at] = table.concat(line, "  ") .. "\n"
   end
+  return M.text(table.concat(texts))
 end
 
 --- Prints rows as a JSON array of objects, one a line.
+-- @treturn number the exit status
 function M.json(rows)
   local texts = {}
   for i, row in ipairs(rows) do texts[i] = core.json_encode(row) end
-  io.stdout:write(texts[1] and "[\n" .. table.concat(texts, ",\n") .. "\n]\n" or "[]\n")
+  return M.text(texts[1] and "[\n" .. table.concat(texts, ",\n") .. "\n]\n" or "[]\n")
 end
 
 return M
