@@ -20,6 +20,7 @@ local options = require("holdfast.options")
 
 require("holdfast.interpreted")()
 
+local TIDY = 1 -- seconds that a reader gives to what others have left behind
 local FLAGS = 114789216382059 -- "hfrwlk": what the key has, and those in line
 
 local WRITE = "d3JpdGU=" -- what Consul shows of the value "write"
@@ -55,7 +56,13 @@ local function look(line)
   while true do
     local entries, marker = line:look()
     if marker and marker.flags ~= FLAGS then line:refuse("the key is not used as a read-write lock", "CONFLICT") end
-    if marker then return entries end
+    if marker then
+      line.dead = nil
+      for _, entry in ipairs(entries) do
+        if not entry.session then line.dead = entry end
+      end
+      return entries
+    end
     line:transact({ { Verb = "check-not-exists", Key = key }, { Verb = "set", Key = key, Flags = FLAGS, Value = "" } })
   end
 end
@@ -78,12 +85,22 @@ local function check_behavior(line, session)
   end
 end
 
+-- Readers wait for no dead reader, so each clears one away, if its lock-delay is over. It is no harm when that fails.
+local function tidy(line, entry)
+  line.client.kv:txn({
+    { verb = "check-index", key = entry.key, index = entry.index },
+    { verb = "lock", key = entry.key, session = line.contender:session() },
+    { verb = "delete", key = entry.key },
+  }, { timeout = TIDY })
+end
+
 local function take(line, face)
   local blocks = BLOCKS[face.kind_]
   if line.place.settings.session then check_behavior(line, line.place.settings.session) end
   if line.once then refuse_at_once(line, blocks) end
   line:join()
   line:wait_for_turn(blocks, bury, look)
+  if line.dead and face.kind_ == "read" then tidy(line, line.dead) end
 end
 
 -- ---- the face of a lock --------------------------------------------------------------------------------------------

@@ -114,6 +114,25 @@ describe("a read-write lock", function()
     wait_for_contenders(0)
   end)
 
+  it("is cleared of readers that have died by those that come, one by one", function()
+    local dead = {}
+    for i = 1, 2 do
+      dead[i] = rwlock({ session = { lock_delay = 0 } }):read()
+      assert(dead[i]:lock(helper.seconds(10)))
+    end
+    for i = 1, 2 do
+      consul.session.destroy(dead[i]:session())
+      assert.are.equal("session", dead[i]:wait_lost(helper.seconds(10)))
+    end
+    assert.are.equal(2, #contenders())
+    local reader = rwlock():read()
+    for left = 1, 0, -1 do
+      assert(reader:lock(helper.seconds(10)))
+      assert.are.equal(left + 1, #contenders()) -- and its own
+      assert(reader:unlock())
+    end
+  end)
+
   it("is not had by the next one before the lock-delay of a dead writer is over", function()
     local writer = rwlock({ session = { lock_delay = "3s" } }):write()
     assert(writer:lock())
