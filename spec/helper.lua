@@ -169,8 +169,17 @@ local function check_nothing_left()
   if pids then error("this test leaves child processes behind: " .. pids, 0) end
 end
 
+local kept = {}
+
+--- Keeps what a spec needs and has no other reference to: a lock that is collected cancels what it waits for.
+function M.keep(object)
+  kept[#kept + 1] = object
+  return object
+end
+
 --- Ends and removes what was made here, then fails if anything of the core, or a child process, is left.
 function M.finish()
+  kept = {}
   each(children, function(child)
     child:kill("KILL")
     child:wait()

@@ -129,7 +129,7 @@ describe("an unlock", function()
     server:forget()
     server:rule({ first = true, match = fake.KEY, times = 2, hold = true })
     for i = 1, 50 do
-      ops[i] = assert(assert(client:lock("k" .. i)):start_lock())
+      ops[i] = assert(helper.keep(assert(client:lock("k" .. i))):start_lock())
       if i <= 2 then assert(server:wait_for(fake.KEY, i, helper.seconds(5))) end
     end
     local unlock = assert(lock:start_unlock(helper.seconds(5)))

@@ -187,7 +187,7 @@ describe("waiting for a lock at a server with odd indexes", function()
         server:rule(fake.on(reads_of(key), fake.pair("another", index or nil), { first = true,
           times = i > 1 and 1 or nil }))
       end
-      ops[key] = assert(assert(client:lock(key)):start_lock())
+      ops[key] = assert(helper.keep(assert(client:lock(key))):start_lock())
       assert(server:wait_for(reads_of(key), 1, helper.seconds(5))) -- alone, not with the others
     end
     server:wait_for(fake.KEY, MANY * 4, SECONDS) -- which would be too many

@@ -393,7 +393,7 @@ describe("ops that are ready while the slots are taken, at an agent with an ACL"
       local lock = assert(holder:lock(key))
       assert(lock:lock(helper.seconds(10)))
       held[#held + 1] = lock
-      waiting[key] = assert(assert(client:lock(key)):start_lock())
+      waiting[key] = assert(helper.keep(assert(client:lock(key))):start_lock())
     end
     for i = 1, 30 do wait_for("open/" .. i) end
     for i = 1, 3 do wait_for("mine/" .. i) end
