@@ -262,12 +262,8 @@ static void forget_session(struct hf_acquiring *a)
 static enum hf_session_state look_at_session(struct hf_acquiring *a)
 {
 	struct hf_session *session = session_of(a);
-	enum hf_session_state state;
+	enum hf_session_state state = hf_session_check(session);
 
-	pthread_mutex_lock(&a->op.engine->mutex);
-	hf_session_alive_locked(session);
-	state = session->state;
-	pthread_mutex_unlock(&a->op.engine->mutex);
 	for (size_t i = 0; i < a->count; i++)
 		if (is_mine(a->holds[i]))
 			a->holds[i]->key->owner_session = session;

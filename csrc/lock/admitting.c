@@ -192,17 +192,6 @@ bool hf_admitting_another(struct hf_admitting *a, enum hf_step *step)
 	return false;
 }
 
-static enum hf_session_state look_at_session(struct hf_admitting *a)
-{
-	enum hf_session_state state;
-
-	pthread_mutex_lock(&a->op.engine->mutex);
-	hf_session_alive_locked(session_of(a));
-	state = session_of(a)->state;
-	pthread_mutex_unlock(&a->op.engine->mutex);
-	return state;
-}
-
 bool hf_admitting_session(struct hf_admitting *a, enum hf_step *step)
 {
 	enum hf_session_state state;
@@ -216,7 +205,7 @@ bool hf_admitting_session(struct hf_admitting *a, enum hf_step *step)
 			*step = hf_admitting_refuse(a, HF_NOMEM, "out of memory");
 			return false;
 		}
-		state = look_at_session(a);
+		state = hf_session_check(session_of(a));
 		if (state == HF_SESSION_ALIVE)
 			return true;
 		if (state == HF_SESSION_NEW || session_of(a)->create_final) {

@@ -176,14 +176,20 @@ bool hf_session_alive_locked(struct hf_session *session)
 	return session->state == HF_SESSION_ALIVE;
 }
 
-bool hf_session_over(struct hf_session *session)
+enum hf_session_state hf_session_check(struct hf_session *session)
 {
-	bool alive;
+	enum hf_session_state state;
 
 	pthread_mutex_lock(&session->client->engine.mutex);
-	alive = hf_session_alive_locked(session);
+	hf_session_alive_locked(session);
+	state = session->state;
 	pthread_mutex_unlock(&session->client->engine.mutex);
-	return !alive;
+	return state;
+}
+
+bool hf_session_over(struct hf_session *session)
+{
+	return hf_session_check(session) != HF_SESSION_ALIVE;
 }
 
 bool hf_session_ended(struct hf_session *session)

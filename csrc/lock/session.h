@@ -85,7 +85,9 @@ void hf_session_proved(struct hf_session *session, int64_t sent);
 /* Looks at the lease: when it is over, everything held through it is lost. Answers whether the
  * session can be relied on at this moment. */
 bool hf_session_alive_locked(struct hf_session *session);
-/* The opposite, for who does not have the mutex. */
+/* The same for who does not have the mutex: the state that this leaves it in, and whether it cannot
+ * be relied on. */
+enum hf_session_state hf_session_check(struct hf_session *session);
 bool hf_session_over(struct hf_session *session);
 /* Whether nothing can be held through it at the server any more, or will not be for long: for an
  * external session the end of our lease says nothing about that. */
