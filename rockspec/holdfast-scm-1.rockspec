@@ -41,6 +41,7 @@ build = {
     ["holdfast.emitter.options"] = "lua/holdfast/emitter/options.lua",
     ["holdfast.endpoints"] = "lua/holdfast/endpoints.lua",
     ["holdfast.fair"] = "lua/holdfast/fair.lua",
+    ["holdfast.flags"] = "lua/holdfast/flags.lua",
     ["holdfast.force"] = "lua/holdfast/force.lua",
     ["holdfast.headers"] = "lua/holdfast/headers.lua",
     ["holdfast.health"] = "lua/holdfast/health.lua",

@@ -2,6 +2,7 @@
 -- `client:elect("k", { on_gain = lead, on_lose = stop })`.
 -- @module holdfast.elect
 
+local flags = require("holdfast.flags")
 local locks = require("holdfast.lock")
 local loop = require("holdfast.loop")
 local object = require("holdfast.object")
@@ -9,7 +10,6 @@ local options = require("holdfast.options")
 
 require("holdfast.interpreted")()
 
-local LOCK_FLAGS = "3304740253564472344"
 local AGAIN = 0.5         -- seconds, at most, between the end of a leadership and the next try
 local TROUBLE_MOST = 10   -- seconds, at most, between tries that were refused
 local SLICE = 0.1         -- a pause looks so often whether it is to end, seconds
@@ -141,7 +141,7 @@ end
 local function read(self, opts)
   local pair, index, code, meta = self.client_.kv:get(self:key(), opts)
   if not pair then return nil, index, code, meta and meta.index end
-  if pair.flags ~= LOCK_FLAGS then
+  if pair.flags ~= flags.LOCK then
     return nil, ("key %q is not used as a lock"):format(self:key()), "CONFLICT", index
   end
   if not pair.session then return nil, ("nobody leads %q"):format(self:key()), "NOT_FOUND", index end

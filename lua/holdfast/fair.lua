@@ -5,10 +5,9 @@
 -- without a ticket before it takes the lock itself, against whoever else wants it, and then its ticket goes.
 -- @module holdfast.fair
 
+local flags = require("holdfast.flags")
 local lines = require("holdfast.line")
 local object = require("holdfast.object")
-
-local FLAGS = "114788930253425" -- "hfairq": what the tickets have
 
 -- Answers of one try that say that it is of no use to wait.
 local FINAL = { HELD = true, CONFLICT = true, DENIED = true, CANCELED = true, CLOSED = true, FORKED = true,
@@ -21,7 +20,7 @@ local M = {}
 -- @tparam table settings what it was made of, with `line`
 function M.queue(lock, settings)
   local ticket = { key = settings.line .. lines.id(), value = settings.value, session = settings.session,
-    ephemeral = true, flags = FLAGS }
+    ephemeral = true, flags = flags.TICKET }
   local place = { name = ("lock %q"):format(settings.key), prefix = settings.line, settings = ticket }
   object.know(lock, { place = place, now = setmetatable({}, { __mode = "v" }) })
 end

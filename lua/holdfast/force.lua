@@ -2,10 +2,9 @@
 -- @module holdfast.force
 
 local check = require("holdfast.check")
+local flags = require("holdfast.flags")
 local object = require("holdfast.object")
 local options = require("holdfast.options")
-
-local LOCK_FLAGS = "3304740253564472344" -- Go's and `consul lock`'s too
 
 local OPTIONS = {
   says = "force_release takes a key or a table of options",
@@ -56,7 +55,7 @@ function M.release(client, key_or_opts, timeout, level)
     local left = deadline and deadline > now() and deadline - now() or nil
     pair, message, code = client.kv:get(given.key, { consistent = true, timeout = left })
     if not pair then return nil, message, code end
-    if pair.flags ~= LOCK_FLAGS then
+    if pair.flags ~= flags.LOCK then
       return nil, ("force_release %q: the key is not used as a lock"):format(given.key), "CONFLICT"
     end
     if not pair.session then return nil, ("force_release %q: nobody holds it"):format(given.key), "NOT_HELD" end

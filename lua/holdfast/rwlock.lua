@@ -13,6 +13,7 @@
 -- and looked at in the moment in which it is decided whose turn it is.
 -- @module holdfast.rwlock
 
+local flags = require("holdfast.flags")
 local lines = require("holdfast.line")
 local locks = require("holdfast.lock")
 local object = require("holdfast.object")
@@ -20,8 +21,8 @@ local options = require("holdfast.options")
 
 require("holdfast.interpreted")()
 
+local FLAGS = tonumber(flags.RWLOCK)
 local TIDY = 1 -- seconds that a reader gives to what others have left behind
-local FLAGS = 114789216382059 -- "hfrwlk": what the key has, and those in line
 
 local WRITE = "d3JpdGU=" -- what Consul shows of the value "write"
 
@@ -247,7 +248,7 @@ function M.new(client, key_or_opts, level)
   local settings, message, code = options.rwlock(key_or_opts, object.facts(client).session, level + 1)
   if not settings then return nil, message, code end
   local key, prefix = settings.key, settings.line
-  settings.line, settings.ephemeral, settings.flags = nil, true, ("%.0f"):format(FLAGS)
+  settings.line, settings.ephemeral, settings.flags = nil, true, flags.RWLOCK
   return setmetatable({ client_ = client, place_ = { name = ("rwlock %q"):format(key), prefix = prefix, marker = key,
     settings = settings } }, Rwlock)
 end

@@ -4,10 +4,8 @@
 local connect = require("holdfast.cli.connect")
 local core = require("holdfast.core")
 local exits = require("holdfast.cli.exits")
+local flags = require("holdfast.flags")
 local print = require("holdfast.cli.print")
-
-local LOCK_FLAGS, SEMAPHORE_FLAGS = "3304740253564472344", "16210313421097356768" -- consul.md 1.1, 1.3
-local TICKET_FLAGS = "114788930253425" -- of who waits for a fair lock, in KEY/.fair/
 
 -- ---- what Consul says ----------------------------------------------------------------------------------------------
 
@@ -46,7 +44,7 @@ local function semaphores(found)
   local by_directory = {}
   for _, pair in ipairs(found) do
     local directory, name = split(pair.key)
-    local value = name == ".lock" and pair.flags == SEMAPHORE_FLAGS and core.json_decode(pair.value)
+    local value = name == ".lock" and pair.flags == flags.SEMAPHORE and core.json_decode(pair.value)
     if type(value) == "table" then
       by_directory[directory] = { key = pair.key, limit = value.Limit, holders = value.Holders or {} }
     end
@@ -56,13 +54,13 @@ end
 
 local function describe(pair, semaphore, known)
   local session = known[pair.session] or {}
-  local row = { key = pair.key, kind = pair.flags == LOCK_FLAGS and "lock" or "other", state = "holds",
+  local row = { key = pair.key, kind = pair.flags == flags.LOCK and "lock" or "other", state = "holds",
     session = pair.session, name = session.name, node = session.node, ttl = session.ttl,
     lock_delay = session.lock_delay, token = pair.modify_index }
-  if semaphore and pair.flags == SEMAPHORE_FLAGS then
+  if semaphore and pair.flags == flags.SEMAPHORE then
     row.key, row.kind, row.limit = semaphore.key, "semaphore", semaphore.limit
     row.state = semaphore.holders[pair.session] and "holds" or "waits"
-  elseif pair.flags == TICKET_FLAGS then
+  elseif pair.flags == flags.TICKET then
     row.key, row.kind, row.state = pair.key:match("^(.*)/%.fair/[^/]*$") or pair.key, "lock", "waits"
   end
   return row

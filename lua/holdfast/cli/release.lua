@@ -3,16 +3,15 @@
 
 local connect = require("holdfast.cli.connect")
 local exits = require("holdfast.cli.exits")
+local flags = require("holdfast.flags")
 local force = require("holdfast.force")
-
-local SEMAPHORE_FLAGS = "16210313421097356768" -- consul.md 1.3
 
 -- The key, if somebody holds it; nil, exit status.
 local function look(client, key)
   local pair, message, code = client.kv:get(key, { consistent = true })
   if not pair and code ~= "NOT_FOUND" then return nil, exits.fail(exits.of(code), "%s", message) end
   if pair and pair.session then return pair end
-  if pair and pair.flags == SEMAPHORE_FLAGS then
+  if pair and pair.flags == flags.SEMAPHORE then
     return nil, exits.fail(exits.CONFLICT, "%s is a semaphore: a place in it goes with its session, "
       .. "holdfast release --session %s", key, key:gsub("[^/]*$", "SESSION"))
   end
