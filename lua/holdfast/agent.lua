@@ -112,6 +112,18 @@ end
 
 -- ---- checks --------------------------------------------------------------------------------------------------------
 
+-- A method that hands in a definition.
+local function registrar(name, path, what)
+  return function(agent, definition, opts)
+    local given, message, code = arguments[name](2, definition, opts)
+    if not given then return nil, message, code end
+    local ok
+    ok, message, code = ask(agent, "PUT", path, given.opts, nil, given[what])
+    if not ok then return nil, message, code end
+    return true
+  end
+end
+
 --- Registers a check. What the agent knows reaches the catalog, and so sessions, a little later: see wait_check.
 -- @function agent:register_check
 -- @tparam table definition `{ id=, name=, ... }`, one of which may be left out, and one of `http` (a URL that must
@@ -120,14 +132,7 @@ end
 -- `method`, `headers`, `body`, `tls_skip_verify`, `service_id`, `success_before_passing`, `failures_before_critical`
 -- @tparam[opt] table opts of a write
 -- @treturn true|nil
-function Agent:register_check(definition, opts)
-  local given, message, code = arguments.register_check(2, definition, opts)
-  if not given then return nil, message, code end
-  local ok
-  ok, message, code = ask(self, "PUT", "/v1/agent/check/register", given.opts, nil, given.check)
-  if not ok then return nil, message, code end
-  return true
-end
+Agent.register_check = registrar("register_check", "/v1/agent/check/register", "check")
 
 -- A method that takes something away. What is not there is gone; since 1.14 Consul says so by 404.
 local function remover(name, path)
@@ -267,14 +272,7 @@ end
 -- enable_tag_override= }`; a check is as for register_check, without a name if it needs none
 -- @tparam[opt] table opts of a write
 -- @treturn true|nil
-function Agent:register_service(definition, opts)
-  local given, message, code = arguments.register_service(2, definition, opts)
-  if not given then return nil, message, code end
-  local ok
-  ok, message, code = ask(self, "PUT", "/v1/agent/service/register", given.opts, nil, given.service)
-  if not ok then return nil, message, code end
-  return true
-end
+Agent.register_service = registrar("register_service", "/v1/agent/service/register", "service")
 
 --- Takes a service and its checks away; true also when there is none.
 -- @function agent:deregister_service

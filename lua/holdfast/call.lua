@@ -253,7 +253,7 @@ function M.send(client, settings)
   return answer(settings, object.finish(client, client:start_call(settings)))
 end
 
-M.methods = {}
+M.client = {}
 
 --- Asks Consul for whatever has no method of its own.
 --
@@ -272,7 +272,7 @@ M.methods = {}
 -- numbers cannot hold are decimal text, null is nil. Else nil, message, code (NOT_FOUND for 404 and for null, DENIED,
 -- TOO_LARGE, INVALID, HTTP for other statuses, PROTOCOL, TIMEOUT, CONNECT, TLS, CLOSED, FORKED, NOMEM), and the same
 -- table with `body` when there was an answer
-function M.methods:call(req)
+function M.client:call(req)
   local settings, message, code = M.prepare(req, 2)
   if not settings then return nil, message, code end
   return M.send(self, settings)

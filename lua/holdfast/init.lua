@@ -192,8 +192,6 @@ function Client:scheduler()
   return object.scheduler(self)
 end
 
-Client.call = call.methods.call
-
 --- Makes a read-write lock: many readers of a key, or one writer. No network. All that want it are served in the order
 -- in which they came.
 -- @function client:rwlock
@@ -219,7 +217,10 @@ function Client:elect(key, opts)
   local election, message, code = elections.new(self, key, opts, 2)
   return election, message, code
 end
-for name, method in pairs(session.client) do Client[name] = method end
+
+for _, methods in ipairs({ call.client, session.client }) do
+  for name, method in pairs(methods) do Client[name] = method end
+end
 
 -- ---- the module ----------------------------------------------------------------------------------------------------
 

@@ -72,13 +72,18 @@ local SHORT = { ttl = "session_ttl", name = "session_name", lock_delay = "lock_d
 
 -- ---- a session's options -------------------------------------------------------------------------------------------
 
+local function merged(base, more)
+  local both = {}
+  for name, value in pairs(base) do both[name] = value end
+  for name, value in pairs(more) do both[name] = value end
+  return both
+end
+
 -- A session's options over those of base. A longer TTL takes the lock-delay with it, and the check that says that the
 -- process lives has the same TTL where it is given none.
 local function over(base, given)
-  local session = {}
-  for name, value in pairs(base) do session[name] = value end
-  if given.ttl then session.lock_delay = math.max(base.lock_delay, given.ttl) end
-  for name, value in pairs(given) do session[name] = value end
+  local session = merged(base, given)
+  if given.ttl and not given.lock_delay then session.lock_delay = math.max(base.lock_delay, given.ttl) end
   if session.alive and session.node then
     mistake("give alive or node, not both: the check is one of the agent that the client talks to")
   end
@@ -172,10 +177,8 @@ end
 
 -- A slot is as long the holder's without a word from Consul as a lock is: there by the lock-delay, here by the TTL.
 local function slot_session(base, own)
-  local session = {}
-  for name, value in pairs(base) do session[name] = value end
-  session.ttl = math.max(base.ttl, math.min(base.lock_delay, DELAY_MAX))
-  for name, value in pairs(own or {}) do session[name] = value end
+  local session = merged(base, own or {})
+  if not (own and own.ttl) then session.ttl = math.max(base.ttl, math.min(base.lock_delay, DELAY_MAX)) end
   session.behavior, session.lock_delay = "delete", 0
   return session
 end
