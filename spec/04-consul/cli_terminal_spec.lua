@@ -19,9 +19,9 @@ describe("holdfast lock on a terminal", function()
     helper.finish()
   end)
 
-  -- Runs a shell's words in there.
+  -- Runs a shell's words in there: bash's, since dash ends at a Ctrl-C that the command has dealt with.
   local function open(line)
-    terminal = assert(io.popen(("exec timeout -k 5 %d script -qec %s /dev/null <%s 2>&1"):format(
+    terminal = assert(io.popen(("SHELL=/bin/bash exec timeout -k 5 %d script -qec %s /dev/null <%s 2>&1"):format(
       helper.seconds(20), cli.quote(line), pipe)))
     keyboard = assert(io.open(pipe, "w"))
     keyboard:setvbuf("no")
