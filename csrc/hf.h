@@ -476,17 +476,34 @@ int hf_lock_fd(struct hf_lock *lock, struct hf_error *err);
 /* Waits until it is not held, like hf_op_wait. */
 bool hf_lock_wait(struct hf_lock *lock, int64_t timeout, struct hf_error *err);
 
-/* ---- a command, for programs that run one under a lock -------------------------------------- */
+/* ---- signals -------------------------------------------------------------------------------- */
 
 /* "TERM" and so on. 0, NULL: unknown. */
 int hf_signal_number(const char *name);
 const char *hf_signal_name(int number);
-/* Takes these signals and SIGCHLD away from the calling thread, whose only one it should be that
- * lets any in: from now on they are read from the descriptor that it answers, which is the
- * caller's to close. -1: see *err. */
-int hf_signals_take(const int *numbers, size_t count, struct hf_error *err);
-/* The next of them; 0 when there is none now. */
-int hf_signals_next(int fd);
+
+/* Hears signals of the process, beside any number of others. While there is one that hears it, a
+ * signal does not do what it did, except that a handler which somebody had set is called too; when
+ * the last one goes it does again what it did. After a fork it answers FORKED in the child, where
+ * signals do what they did before. One thread uses a listener at a time. */
+struct hf_listener;
+
+/* INVALID: SIGKILL, SIGSTOP, and faults. alone: the handler of SIGINT is a Lua interpreter's, which
+ * raises an error at Ctrl-C, and is not called. *out belongs to the caller. */
+enum hf_err hf_listener_new(const int *numbers, size_t count, bool alone, struct hf_listener **out,
+			    struct hf_error *err);
+/* NULL is fine. */
+void hf_listener_free(struct hf_listener *listener);
+/* A descriptor that is readable while there is a signal to be read; the listener closes it. -1: see
+ * *err. */
+int hf_listener_fd(const struct hf_listener *listener, struct hf_error *err);
+/* The next signal that has come; 0 when there is none now, or *err says why not. */
+int hf_listener_next(struct hf_listener *listener, struct hf_error *err);
+/* Waits until there is one: true; false after timeout ms (< 0: no limit), for no reason, or with
+ * *err filled. */
+bool hf_listener_wait(const struct hf_listener *listener, int64_t timeout, struct hf_error *err);
+
+/* ---- a command, for programs that run one under a lock -------------------------------------- */
 
 /* Whether standard input is a terminal, and this process in its foreground. */
 bool hf_terminal_ours(void);

@@ -46,6 +46,7 @@ build = {
     ["holdfast.headers"] = "lua/holdfast/headers.lua",
     ["holdfast.health"] = "lua/holdfast/health.lua",
     ["holdfast.interpreted"] = "lua/holdfast/interpreted.lua",
+    ["holdfast.interrupts"] = "lua/holdfast/interrupts.lua",
     ["holdfast.kv"] = "lua/holdfast/kv.lua",
     ["holdfast.line"] = "lua/holdfast/line.lua",
     ["holdfast.lock"] = "lua/holdfast/lock.lua",
@@ -64,6 +65,7 @@ build = {
     ["holdfast.sched.plain"] = "lua/holdfast/sched/plain.lua",
     ["holdfast.semaphore"] = "lua/holdfast/semaphore.lua",
     ["holdfast.session"] = "lua/holdfast/session.lua",
+    ["holdfast.signal"] = "lua/holdfast/signal.lua",
     ["holdfast.webhook"] = "lua/holdfast/webhook.lua",
     ["holdfast.core"] = {
       sources = {
@@ -88,6 +90,7 @@ build = {
         "csrc/bind/semaphore.c",
         "csrc/bind/session.c",
         "csrc/bind/set.c",
+        "csrc/bind/signal.c",
         "csrc/bind/util.c",
         "csrc/consul/alive.c",
         "csrc/consul/call.c",
@@ -136,6 +139,7 @@ build = {
         "csrc/net/process.c",
         "csrc/net/request.c",
         "csrc/net/set.c",
+        "csrc/net/signals.c",
         "csrc/net/sockets.c",
         "csrc/net/transfer.c",
         "csrc/net/turn.c",

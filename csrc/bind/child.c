@@ -1,54 +1,8 @@
-/* child.c: running a command, and hearing signals, as Lua sees them: the table "process" of
- * the core. */
+/* child.c: running a command, as Lua sees it: the table "process" of the core. */
 #include "bind/util.h"
 
 #include <signal.h>
 #include <unistd.h>
-
-static int check_signal(lua_State *L, int index)
-{
-	int number = hf_signal_number(luaL_checkstring(L, index));
-
-	luaL_argcheck(L, number, index, "not the name of a signal");
-	return number;
-}
-
-static int push_signal(lua_State *L, int number)
-{
-	const char *name = hf_signal_name(number);
-
-	if (name)
-		lua_pushstring(L, name);
-	else
-		lua_pushfstring(L, "%d", number);
-	lua_pushinteger(L, number);
-	return 2;
-}
-
-/* signals({ "INT", ... }): a descriptor that is readable when one of them, or a CHLD, has come. */
-static int l_signals(lua_State *L)
-{
-	int numbers[32], count;
-	struct hf_error err;
-
-	luaL_checktype(L, 1, LUA_TTABLE);
-	count = (int)lua_rawlen(L, 1);
-	luaL_argcheck(L, count <= 32, 1, "too many");
-	for (int i = 0; i < count; i++) {
-		lua_rawgeti(L, 1, i + 1);
-		numbers[i] = check_signal(L, -1);
-		lua_pop(L, 1);
-	}
-	return hf_bind_fd(L, hf_signals_take(numbers, (size_t)count, &err), &err);
-}
-
-/* next_signal(fd): name and number; nothing when there is none. */
-static int l_next_signal(lua_State *L)
-{
-	int number = hf_signals_next((int)luaL_checkinteger(L, 1));
-
-	return number ? push_signal(L, number) : 0;
-}
 
 /* spawn({ argv =, env =, pass_stdin =, terminal = }): the pid. */
 static int l_spawn(lua_State *L)
@@ -84,7 +38,7 @@ static int l_look(lua_State *L)
 	if (end == HF_END_ALL)
 		return 1;
 	if (end != HF_END_EXITED)
-		return 1 + push_signal(L, number);
+		return 1 + hf_bind_push_signal(L, number);
 	lua_pushinteger(L, number);
 	return 2;
 }
@@ -92,7 +46,8 @@ static int l_look(lua_State *L)
 /* signal(pid, name): to the group of a child. */
 static int l_signal(lua_State *L)
 {
-	lua_pushboolean(L, hf_child_signal((int)luaL_checkinteger(L, 1), check_signal(L, 2)));
+	lua_pushboolean(L,
+			hf_child_signal((int)luaL_checkinteger(L, 1), hf_bind_check_signal(L, 2)));
 	return 1;
 }
 
@@ -119,10 +74,8 @@ static int l_stop(lua_State *L)
 void hf_bind_child(lua_State *L)
 {
 	static const luaL_Reg functions[] = {
-		{"signals", l_signals}, {"next_signal", l_next_signal},
-		{"spawn", l_spawn},	{"look", l_look},
-		{"signal", l_signal},	{"terminal", l_terminal},
-		{"stop", l_stop},	{NULL, NULL},
+		{"spawn", l_spawn},	  {"look", l_look}, {"signal", l_signal},
+		{"terminal", l_terminal}, {"stop", l_stop}, {NULL, NULL},
 	};
 
 	lua_newtable(L);

@@ -170,6 +170,7 @@ int luaopen_holdfast_core(lua_State *L)
 	hf_bind_client(L);
 	hf_bind_semaphore(L);
 	hf_bind_set(L);
+	hf_bind_signal(L);
 	hf_bind_json(L);
 	lua_pushliteral(L, HF_VERSION);
 	lua_setfield(L, -2, "_VERSION");

@@ -17,6 +17,7 @@
 #define HF_SEMAPHORE_CLASS "holdfast.semaphore"
 #define HF_OP_CLASS "holdfast.op"
 #define HF_SET_CLASS "holdfast.set"
+#define HF_SIGNALS_CLASS "holdfast.signals"
 
 /* Makes the metatable of a class: its __index is a methods table that the Lua layer may add to.
  * Leaves the methods table on the stack. Idempotent: a second load finds the first one. */
@@ -46,7 +47,7 @@ int64_t hf_bind_timeout(lua_State *L, int index);
 void hf_bind_push_index(lua_State *L, uint64_t value);
 
 /* Each makes the metatable of its class; hf_bind_client leaves the functions client and counters,
- * hf_bind_set the function set, hf_bind_json what there is for JSON, hf_bind_child the table
+ * hf_bind_set the function set, hf_bind_signal the function signals, hf_bind_json what there is for JSON, hf_bind_child the table
  * process, hf_bind_semaphore the function semaphore in the table on top of the stack. */
 void hf_bind_child(lua_State *L);
 void hf_bind_client(lua_State *L);
@@ -58,6 +59,11 @@ void hf_bind_semaphore(lua_State *L);
 int hf_bind_event(lua_State *L);
 void hf_bind_op(lua_State *L);
 void hf_bind_set(lua_State *L);
+void hf_bind_signal(lua_State *L);
+/* The number of the signal whose name is at index; raises for anything else. */
+int hf_bind_check_signal(lua_State *L, int index);
+/* Pushes its name and its number; answers 2. */
+int hf_bind_push_signal(lua_State *L, int number);
 
 /* The object at index 1, of whichever class of lock objects. */
 struct hf_lock *hf_bind_check_lock(lua_State *L);

@@ -9,73 +9,10 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define FAILED 127 /* nobody sees it: the parent hears why by the pipe */
-
-static const struct {
-	const char *name;
-	int number;
-} signals[] = {
-	{"ABRT", SIGABRT}, {"ALRM", SIGALRM}, {"BUS", SIGBUS},	     {"CHLD", SIGCHLD},
-	{"CONT", SIGCONT}, {"FPE", SIGFPE},   {"HUP", SIGHUP},	     {"ILL", SIGILL},
-	{"INT", SIGINT},   {"KILL", SIGKILL}, {"PIPE", SIGPIPE},     {"QUIT", SIGQUIT},
-	{"SEGV", SIGSEGV}, {"STOP", SIGSTOP}, {"SYS", SIGSYS},	     {"TERM", SIGTERM},
-	{"TRAP", SIGTRAP}, {"TSTP", SIGTSTP}, {"TTIN", SIGTTIN},     {"TTOU", SIGTTOU},
-	{"USR1", SIGUSR1}, {"USR2", SIGUSR2}, {"VTALRM", SIGVTALRM}, {"WINCH", SIGWINCH},
-	{"XCPU", SIGXCPU}, {"XFSZ", SIGXFSZ},
-};
-
-#define SIGNALS (sizeof signals / sizeof signals[0])
-
-int hf_signal_number(const char *name)
-{
-	for (size_t i = 0; i < SIGNALS; i++) {
-		if (!strcmp(signals[i].name, name))
-			return signals[i].number;
-	}
-	return 0;
-}
-
-const char *hf_signal_name(int number)
-{
-	for (size_t i = 0; i < SIGNALS; i++) {
-		if (signals[i].number == number)
-			return signals[i].name;
-	}
-	return NULL;
-}
-
-/* ---- signals -------------------------------------------------------------------------------- */
-
-int hf_signals_take(const int *numbers, size_t count, struct hf_error *err)
-{
-	sigset_t set;
-	int fd;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGCHLD);
-	for (size_t i = 0; i < count; i++)
-		sigaddset(&set, numbers[i]);
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0) {
-		hf_err_set(err, HF_NOMEM, "signals: %s", strerror(errno));
-		return -1;
-	}
-	/* A parent that ignores it has us inherit that, and then no child can be waited for. */
-	signal(SIGCHLD, SIG_DFL);
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	return fd;
-}
-
-int hf_signals_next(int fd)
-{
-	struct signalfd_siginfo info;
-
-	return read(fd, &info, sizeof info) == sizeof info ? (int)info.ssi_signo : 0;
-}
 
 /* ---- the terminal --------------------------------------------------------------------------- */
 

@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "net/drive.h"
+#include "net/signals.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -101,6 +102,7 @@ static void in_child(void)
 	pthread_cond_init(&somebody_ended, NULL);
 	threads = NULL;
 	atomic_fetch_add(&generation, 1);
+	hf_signals_in_child();
 	for (int i = 0; i < HF_OBJECTS; i++)
 		atomic_store(&counts[i], 0);
 }

@@ -33,6 +33,7 @@ local rwlocks = require("holdfast.rwlock")
 local sched = require("holdfast.sched")
 local semaphores = require("holdfast.semaphore")
 local session = require("holdfast.session")
+local signal = require("holdfast.signal")
 
 local unpack = table.unpack or unpack -- luacheck: ignore
 
@@ -231,6 +232,8 @@ local M = {
   _VERSION = core._VERSION,
   --- What is an array without elements in the body of client:call, where an empty table is an object.
   empty_array = core.empty_array,
+  --- Listens for signals of the process: see holdfast.signal.
+  on_signal = signal.on,
 }
 
 --- Makes a client. Opens no socket and starts no thread: the first operation does.

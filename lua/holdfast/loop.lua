@@ -11,6 +11,7 @@
 
 local core = require("holdfast.core")
 local interpreted = require("holdfast.interpreted")
+local interrupts = require("holdfast.interrupts")
 local plain = require("holdfast.sched.plain")
 
 local unpack = table.unpack or unpack -- luacheck: ignore
@@ -298,15 +299,18 @@ end
 
 local M = {}
 
+local function start(...) M.spawn(...) end
+
 -- What the loop stands on: a clock, and something that waits for descriptors and ops together.
 local function real_source()
   local set = assert(core.set())
+  local function wait(fds, seconds) return set:wait(fds, seconds) end
   return {
     now = core.now,
     follow = function(waitable) return set:add(waitable) end,
     unfollow = function(op) set:remove(op) end,
     finished = function() return set:next() end,
-    poll = function(fds, seconds) return set:wait(fds, seconds) end,
+    poll = function(fds, seconds) return interrupts.poll(wait, fds, seconds, start) end,
   }
 end
 
@@ -341,6 +345,9 @@ end
 
 local default = M.new(real_source())
 for name, fn in pairs(default) do M[name] = fn end
+
+--- Waits for a signal: holdfast.signal, once.
+function M.signal(...) return require("holdfast.signal").once(...) end
 
 --- pcall for code that may wait: plain pcall where that can be yielded across, a coroutine of its own on PUC Lua 5.1.
 M.pcall = pcall_yields() and pcall or copcall

@@ -1,19 +1,18 @@
-/* test_child.c: a command in a process group of its own, and signals that are read. */
+/* test_child.c: a command in a process group of its own. */
 #include "base/alloc.h"
 #include "check.h"
 #include "hf.h"
 
-#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 
-static int signals = -1;
+static struct hf_listener *signals;
+static struct hf_error err;
 
 /* Runs words (NULL after the last). */
 static enum hf_err start(int *pid, const char **words, const char **env)
 {
 	struct hf_command command = {.argv = {words, 0}, .env = {env, 0}};
-	struct hf_error err;
 
 	while (words[command.argv.count])
 		command.argv.count++;
@@ -30,12 +29,11 @@ static enum hf_err shell(int *pid, const char *script)
 /* Waits for the next news of a child. */
 static enum hf_end news(int pid, int *number)
 {
-	struct pollfd fd = {.fd = signals, .events = POLLIN};
 	enum hf_end end;
 
 	while ((end = hf_child_look(pid, number)) == HF_END_NONE) {
-		poll(&fd, 1, -1);
-		while (hf_signals_next(signals))
+		hf_listener_wait(signals, -1, &err);
+		while (hf_listener_next(signals, &err))
 			;
 	}
 	return end;
@@ -131,23 +129,6 @@ static void nothing_runs_without_memory(void)
 	CHECK_INT(waitpid(-1, NULL, 0), -1);
 }
 
-static void signals_have_names(void)
-{
-	CHECK_INT(hf_signal_number("TERM"), SIGTERM);
-	CHECK_STR(hf_signal_name(SIGKILL), "KILL");
-	CHECK_INT(hf_signal_number("NONSENSE"), 0);
-	CHECK(!hf_signal_name(1000));
-}
-
-static void a_signal_that_was_taken_is_read(void)
-{
-	while (hf_signals_next(signals))
-		;
-	raise(SIGUSR1);
-	CHECK_INT(hf_signals_next(signals), SIGUSR1);
-	CHECK_INT(hf_signals_next(signals), 0);
-}
-
 static const struct check_test tests[] = {
 	TEST(a_status_is_told_as_it_is),
 	TEST(a_signal_goes_to_the_whole_group),
@@ -157,12 +138,15 @@ static const struct check_test tests[] = {
 	TEST(no_input_is_an_empty_one_and_no_signal_is_blocked),
 	TEST(what_cannot_run_is_told_apart),
 	TEST(nothing_runs_without_memory),
-	TEST(signals_have_names),
-	TEST(a_signal_that_was_taken_is_read),
 };
 
 int main(int argc, char **argv)
 {
-	signals = hf_signals_take((const int[]){SIGUSR1}, 1, NULL);
-	return check_main(argc, argv, tests, CHECK_COUNT(tests), NULL);
+	int failed;
+
+	if (hf_listener_new((const int[]){SIGCHLD}, 1, false, &signals, &err))
+		return 2;
+	failed = check_main(argc, argv, tests, CHECK_COUNT(tests), NULL);
+	hf_listener_free(signals);
+	return failed;
 }

@@ -106,7 +106,7 @@ local function prepare(options)
   run.signals, message, code = signals.take()
   if not run.signals then return nil, exits.fail(exits.of(code), "%s", message) end
   run.client, status = connect.open(options,
-    { session = session_of(options, run.key), scheduler = run.signals.scheduler, log = listen(options.verbose) })
+    { session = session_of(options, run.key), log = listen(options.verbose) })
   if not run.client then return nil, status end
   return make_lock(run, options.limit)
 end

@@ -1,8 +1,10 @@
 --- The plain scheduler: waiting blocks the calling thread.
--- A wait that a signal interrupts goes round through Lua, so that the hook which Ctrl-C sets gets its turn.
+-- A wait that a signal interrupts goes round through Lua, so that the hook which Ctrl-C sets gets its turn. It hears
+-- what else may interrupt it (holdfast.interrupts).
 -- @module holdfast.sched.plain
 
 local core = require("holdfast.core")
+local interrupts = require("holdfast.interrupts")
 
 local now = core.now
 
@@ -13,7 +15,7 @@ end
 local function wait(waitable, seconds)
   local deadline = seconds and now() + seconds
   repeat
-    local done, message, code = waitable:wait(left(deadline))
+    local done, message, code = interrupts.wait(waitable, left(deadline))
     if done then return true end
     if message then return nil, message, code end
   until deadline and now() >= deadline
@@ -22,7 +24,7 @@ end
 
 local function sleep(seconds)
   local deadline = now() + seconds
-  while now() < deadline do core.poll({}, left(deadline)) end
+  while now() < deadline do interrupts.poll(core.poll, {}, left(deadline)) end
 end
 
 local function spawn()
