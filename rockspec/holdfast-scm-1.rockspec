@@ -39,6 +39,7 @@ build = {
     ["holdfast.emitter"] = "lua/holdfast/emitter.lua",
     ["holdfast.emitter.hold"] = "lua/holdfast/emitter/hold.lua",
     ["holdfast.emitter.options"] = "lua/holdfast/emitter/options.lua",
+    ["holdfast.emitter.stops"] = "lua/holdfast/emitter/stops.lua",
     ["holdfast.endpoints"] = "lua/holdfast/endpoints.lua",
     ["holdfast.fair"] = "lua/holdfast/fair.lua",
     ["holdfast.flags"] = "lua/holdfast/flags.lua",

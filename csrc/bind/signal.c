@@ -62,6 +62,17 @@ static int l_signals(lua_State *L)
 	return 1;
 }
 
+/* signal_number(name): nil when there is no such signal. */
+static int l_signal_number(lua_State *L)
+{
+	int number = hf_signal_number(luaL_checkstring(L, 1));
+
+	if (!number)
+		return 0;
+	lua_pushinteger(L, number);
+	return 1;
+}
+
 /* take(): name and number of the next one that has come; nil when there is none. */
 static int l_take(lua_State *L)
 {
@@ -126,7 +137,11 @@ void hf_bind_signal(lua_State *L)
 		{"take", l_take},	   {"wait", l_wait}, {"pollfd", l_pollfd},
 		{"close_object", l_close}, {NULL, NULL},
 	};
-	static const luaL_Reg functions[] = {{"signals", l_signals}, {NULL, NULL}};
+	static const luaL_Reg functions[] = {
+		{"signals", l_signals},
+		{"signal_number", l_signal_number},
+		{NULL, NULL},
+	};
 
 	hf_bind_class(L, HF_SIGNALS_CLASS, meta, methods);
 	hf_bind_functions(L, functions);

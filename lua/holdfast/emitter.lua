@@ -14,14 +14,14 @@ local check = require("holdfast.check")
 local holds = require("holdfast.emitter.hold")
 local options = require("holdfast.emitter.options")
 local loop = require("holdfast.loop")
+local stops = require("holdfast.emitter.stops")
 
 require("holdfast.interpreted")()
 
-local GRACE = 10
 local REFUSED_FIRST, REFUSED_MOST = 0.1, 1
 local TICK = 0.25   -- no sleep is longer, so that stop() is noticed
 
-local read_stop = check.arguments("emitter: ", { "grace", { "duration", default = GRACE } })
+local read_stop = check.arguments("emitter: ", { "grace", { "duration", default = options.GRACE } })
 
 -- The counter of each type of event.
 local COUNTERS = {
@@ -36,6 +36,7 @@ Emitter.__name = "holdfast.emitter"
 -- ---- what a hold asks for -------------------------------------------------------------------------------------------
 
 function Emitter:stopping_()
+  self.stops_:hear()
   return self.stop_at_ ~= nil
 end
 
@@ -175,7 +176,7 @@ local function idle(self)
   local till = self.opts_.now() + jittered(self, self.opts_.poll)
   local left = till - self.opts_.now()
   while left > 0 and not self.stop_at_ do
-    self.sched_.sleep(math.min(left, TICK))
+    self.stops_:sleep(math.min(left, TICK))
     left = till - self.opts_.now()
   end
 end
@@ -191,7 +192,7 @@ end
 local function drain(self)
   while self.busy_ > 0 or self.dispatching_ do
     if self.stop_at_ and self.opts_.now() >= self.stop_at_ and not self.aborting_ then abort(self) end
-    self.sched_.sleep(0.01)
+    self.stops_:sleep(0.01)
   end
 end
 
@@ -223,6 +224,7 @@ local function reset(self)
 end
 
 local function finish(self, ok, ...)
+  self.stops_:close()
   reset(self)
   if not ok then error((...), 0) end
   return ...
@@ -231,24 +233,32 @@ end
 local function directly(fn, ...) return fn(...) end
 
 -- Runs body where spawn works.
-local function enter(self, body)
+local function enter(self, body, given)
+  local message, code
+  self.stops_, message, code = stops.new(self, given)
+  if not self.stops_ then return nil, message, code end
   self.sched_ = self.opts_.client:scheduler()
+  self.stops_:begin(self.sched_)
   return finish(self, loop.pcall(self.sched_.enter or directly, body, self))
 end
 
---- Emits until stop() is called. Outside a loop it starts one, when the scheduler of the client is "loop". With the
--- scheduler "plain" it serves one receiver after another, and a push in flight is ended by its own timeout only.
+--- Emits until stop() is called, or one of the signals `stop_on` has come: that is stop(grace), and a second one
+-- stop(0). The locks have been given back when it returns. Outside a loop it starts one, when the scheduler of the
+-- client is "loop". With the scheduler "plain" it serves one receiver after another; a push in flight is aborted for a
+-- signal only, not for stop(), which nobody can call then.
+-- @tparam[opt] table opts fields: `stop_on`, names of signals (`{ "TERM", "INT" }`), which do nothing else meanwhile
+-- (see holdfast.signal); `grace`, 10 s
 -- @treturn true|nil true; nil, message and code when the client or the queue was closed meanwhile
-function Emitter:run()
+function Emitter:run(opts)
   if self.sched_ then error("emitter: it is running already", 2) end
-  return enter(self, run)
+  return enter(self, run, options.run(opts, 2))
 end
 
 --- One round: serves the receivers that have something due and may be served now, each within the bounds of a hold.
 -- @treturn number|nil how many messages were settled (acked, or given back for later); nil, message, code as for run
 function Emitter:step()
   if self.sched_ then error("emitter: it is running already", 2) end
-  return enter(self, step)
+  return enter(self, step, {})
 end
 
 --- Ends run() or step(), or the next one when none is on. Returns at once; may be called from another coroutine, from

@@ -76,8 +76,8 @@ function Signals.dirty() return false end
 -- @return as pollfd
 function Signals:getfd() return self:pollfd() end
 
--- What embeds Lua has handlers that must be called. The interpreters have a table arg; those of 5.1 and LuaJIT without a
--- script have their name only.
+-- What embeds Lua has handlers that must be called. The interpreters have a table arg; those of 5.1 and LuaJIT without
+-- a script have their name only.
 local function in_an_interpreter()
   local words = rawget(_G, "arg")
   if type(words) == "table" and words[0] ~= nil then return true end
@@ -115,6 +115,7 @@ function M.read(level, ...)
       error(("a signal has a name, such as \"TERM\", and is no %s"):format(type(name)), level + 1)
     end
     names[i] = name:gsub("^SIG", "")
+    if not core.signal_number(names[i]) then error(("%q is not the name of a signal"):format(name), level + 1) end
   end
   return names, fn
 end
@@ -128,8 +129,7 @@ end
 -- @treturn signals|nil the object; nil, message, code (INVALID, NOMEM)
 function M.on(...)
   local names, fn = M.read(2, ...)
-  local ok, signals, message, code = pcall(core.signals, names, in_an_interpreter())
-  if not ok then error(signals, 2) end
+  local signals, message, code = core.signals(names, in_an_interpreter())
   if not signals then return nil, message, code end
   object.extend(signals, Signals)
   getmetatable(signals).__close = Signals.close

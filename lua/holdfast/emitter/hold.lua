@@ -97,7 +97,7 @@ local function push(self, request)
   count.in_flight, self.pushing = count.in_flight + 1, true
   local ok, response, message, code = loop.pcall(self.lock.request, self.lock, request)
   count.in_flight, self.pushing = count.in_flight - 1, false
-  if not ok then response, message, code = nil, tostring(response), "INVALID" end
+  if not ok then response, message, code = nil, tostring(response), self.aborted and "CANCELED" or "INVALID" end
   return response, message, code, now() - began
 end
 
@@ -236,7 +236,7 @@ end
 --- Takes the lock, pushes what there is within the bounds of a hold, gives the lock back. Never raises.
 function Hold:serve()
   local ok, message = loop.pcall(hold, self)
-  if not ok then
+  if not ok and not self.aborted then
     self.emitter:back_off_(self.name)
     self.emitter:problem_(self, tostring(message), "INVALID")
   end

@@ -3,8 +3,11 @@
 
 local check = require("holdfast.check")
 local core = require("holdfast.core")
+local signal = require("holdfast.signal")
 
-local M = {}
+local M = {
+  GRACE = 10, -- seconds
+}
 
 -- The name that the lock's value shows to a person who asks Consul who holds it.
 local function default_name()
@@ -48,6 +51,25 @@ local OPTIONS = {
     time = { "function", default = core.time },
   },
 }
+
+-- A kind: names of signals, or one.
+local function signals(value)
+  local ok, names = pcall(signal.read, 2, value)
+  return ok and names or nil
+end
+
+local RUN = {
+  says = "emitter:run takes a table of options",
+  fields = {
+    stop_on = { signals, what = "a list of names of signals" }, grace = { "duration", default = M.GRACE },
+  },
+}
+
+--- The options of emitter:run, checked, as read does.
+function M.run(given, level)
+  local opts = check.guard(level + 1, "emitter: ", check.read, given == nil and {} or given, RUN)
+  return opts
+end
 
 --- A checked copy with the defaults filled in.
 -- @param given what the user typed
