@@ -210,6 +210,14 @@ enum hf_err hf_client_new(const struct hf_client_opts *opts, struct hf_client **
  * nothing of it: what a crash would do. Idempotent. */
 enum hf_err hf_client_close(struct hf_client *client, bool tell, struct hf_op **out,
 			    struct hf_error *err);
+/* From now on each of these signals closes the client, and all others that have asked for it, and
+ * then ends the process by its default action; from a thread of the core, whatever others are at.
+ * The calling thread is stopped first, since what it works under may be somebody else's then, and
+ * does not go on: where it cannot be stopped within 3 s nothing is given back. It ends with the
+ * client. Signals that the process ignores stay ignored. INVALID for those that end no process.
+ * alone: as in hf_listener_new. */
+enum hf_err hf_client_close_on(struct hf_client *client, const int *numbers, size_t count,
+			       bool alone, struct hf_error *err);
 /* Joins the thread of a client whose close is done. Waits for a moment at most. */
 void hf_client_join(struct hf_client *client);
 /* Gives the caller's reference back. Starts a close, but does not wait for it. */

@@ -132,6 +132,7 @@ build = {
         "csrc/lock/watch.c",
         "csrc/net/child.c",
         "csrc/net/drive.c",
+        "csrc/net/ending.c",
         "csrc/net/engine.c",
         "csrc/net/gauge.c",
         "csrc/net/guard.c",

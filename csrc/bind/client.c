@@ -225,6 +225,20 @@ static int l_start_close(lua_State *L)
 	return 1;
 }
 
+/* start_close_on({ "TERM", ... }, alone) */
+static int l_start_close_on(lua_State *L)
+{
+	struct hf_client *client = check_client(L);
+	int numbers[HF_SIGNALS_MAX];
+	size_t count = hf_bind_check_signals(L, 2, numbers);
+	struct hf_error err;
+
+	if (hf_client_close_on(client, numbers, count, lua_toboolean(L, 3), &err))
+		return hf_bind_fail(L, &err);
+	lua_pushboolean(L, 1);
+	return 1;
+}
+
 static int l_join(lua_State *L)
 {
 	hf_client_join(check_client(L));
@@ -295,6 +309,7 @@ void hf_bind_client(lua_State *L)
 		{"stats", l_stats},
 		{"next_event", hf_bind_event},
 		{"start_close", l_start_close},
+		{"start_close_on", l_start_close_on},
 		{"join", l_join},
 		{NULL, NULL},
 	};

@@ -1,8 +1,6 @@
 /* signal.c: listeners as Lua sees them: holdfast.signals. */
 #include "bind/util.h"
 
-#define SIGNALS_MAX 32
-
 int hf_bind_check_signal(lua_State *L, int index)
 {
 	const char *name = luaL_checkstring(L, index);
@@ -11,6 +9,21 @@ int hf_bind_check_signal(lua_State *L, int index)
 	if (!number)
 		luaL_error(L, "\"%s\" is not the name of a signal", name);
 	return number;
+}
+
+size_t hf_bind_check_signals(lua_State *L, int index, int numbers[HF_SIGNALS_MAX])
+{
+	size_t count;
+
+	luaL_checktype(L, index, LUA_TTABLE);
+	count = lua_rawlen(L, index);
+	luaL_argcheck(L, count <= HF_SIGNALS_MAX, index, "too many");
+	for (size_t i = 0; i < count; i++) {
+		lua_rawgeti(L, index, (int)i + 1);
+		numbers[i] = hf_bind_check_signal(L, -1);
+		lua_pop(L, 1);
+	}
+	return count;
 }
 
 int hf_bind_push_signal(lua_State *L, int number)
@@ -42,21 +55,14 @@ static int closed(lua_State *L)
 /* signals({ "INT", ... }, alone) */
 static int l_signals(lua_State *L)
 {
-	int numbers[SIGNALS_MAX], count;
+	int numbers[HF_SIGNALS_MAX];
+	size_t count = hf_bind_check_signals(L, 1, numbers);
 	struct hf_listener *listener;
 	struct hf_error err;
 	void **slot;
 
-	luaL_checktype(L, 1, LUA_TTABLE);
-	count = (int)lua_rawlen(L, 1);
-	luaL_argcheck(L, count <= SIGNALS_MAX, 1, "too many");
-	for (int i = 0; i < count; i++) {
-		lua_rawgeti(L, 1, i + 1);
-		numbers[i] = hf_bind_check_signal(L, -1);
-		lua_pop(L, 1);
-	}
 	slot = hf_bind_box(L, HF_SIGNALS_CLASS);
-	if (hf_listener_new(numbers, (size_t)count, lua_toboolean(L, 2), &listener, &err))
+	if (hf_listener_new(numbers, count, lua_toboolean(L, 2), &listener, &err))
 		return hf_bind_fail(L, &err);
 	*slot = listener;
 	return 1;

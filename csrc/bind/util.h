@@ -47,8 +47,9 @@ int64_t hf_bind_timeout(lua_State *L, int index);
 void hf_bind_push_index(lua_State *L, uint64_t value);
 
 /* Each makes the metatable of its class; hf_bind_client leaves the functions client and counters,
- * hf_bind_set the function set, hf_bind_signal the function signals, hf_bind_json what there is for JSON, hf_bind_child the table
- * process, hf_bind_semaphore the function semaphore in the table on top of the stack. */
+ * hf_bind_set the function set, hf_bind_signal the function signals, hf_bind_json what there is for
+ * JSON, hf_bind_child the table process, hf_bind_semaphore the function semaphore in the table on
+ * top of the stack. */
 void hf_bind_child(lua_State *L);
 void hf_bind_client(lua_State *L);
 void hf_bind_json(lua_State *L);
@@ -62,6 +63,9 @@ void hf_bind_set(lua_State *L);
 void hf_bind_signal(lua_State *L);
 /* The number of the signal whose name is at index; raises for anything else. */
 int hf_bind_check_signal(lua_State *L, int index);
+#define HF_SIGNALS_MAX 32
+/* Reads the list of names at index; answers how many. */
+size_t hf_bind_check_signals(lua_State *L, int index, int numbers[HF_SIGNALS_MAX]);
 /* Pushes its name and its number; answers 2. */
 int hf_bind_push_signal(lua_State *L, int number);
 

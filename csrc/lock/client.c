@@ -6,6 +6,7 @@
 #include "lock/events.h"
 #include "lock/lock.h"
 #include "lock/tree.h"
+#include "net/ending.h"
 #include "net/process.h"
 #include "net/request.h"
 
@@ -56,6 +57,7 @@ static void ended(struct hf_engine *engine)
 	struct hf_client *client = of(engine);
 	struct hf_link *link;
 
+	hf_ending_disarm(engine);
 	while ((link = hf_link_first(&client->sessions)) != NULL)
 		hf_session_forget(HF_OF(struct hf_session, mine, link));
 	hf_trees_free(client);
@@ -123,10 +125,32 @@ err0:
 	return hf_err_set(err, HF_NOMEM, "out of memory");
 }
 
+enum hf_err hf_client_close_on(struct hf_client *client, const int *numbers, size_t count,
+			       bool alone, struct hf_error *err)
+{
+	return hf_ending_arm(&client->engine, numbers, count, alone, err);
+}
+
+/* An engine that has never been started does not tell its end. */
+static void disarm(struct hf_engine *engine)
+{
+	bool idle;
+
+	pthread_mutex_lock(&engine->mutex);
+	idle = engine->closing && !engine->takes;
+	pthread_mutex_unlock(&engine->mutex);
+	if (idle)
+		hf_ending_disarm(engine);
+}
+
 enum hf_err hf_client_close(struct hf_client *client, bool tell, struct hf_op **out,
 			    struct hf_error *err)
 {
-	return hf_engine_close(&client->engine, tell, HF_CLOSE_MS, out, err);
+	enum hf_err code = hf_engine_close(&client->engine, tell, HF_CLOSE_MS, out, err);
+
+	if (code != HF_FORKED)
+		disarm(&client->engine);
+	return code;
 }
 
 void hf_client_join(struct hf_client *client)
@@ -141,6 +165,7 @@ void hf_client_drop(struct hf_client *client)
 		return;
 	if (hf_engine_here(&client->engine, NULL)) {
 		hf_engine_shut(&client->engine, false, HF_CLOSE_MS);
+		disarm(&client->engine);
 		hf_process_reap();
 	}
 	hf_engine_unref(&client->engine);

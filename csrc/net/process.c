@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "net/drive.h"
+#include "net/ending.h"
 #include "net/signals.h"
 
 #include <signal.h>
@@ -62,19 +63,25 @@ static struct hf_thread *find_locked(enum which which)
 	return t;
 }
 
+static struct timespec in_wall_time(int64_t ms)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_REALTIME, &at);
+	at.tv_sec += ms / 1000;
+	at.tv_nsec += ms % 1000 * 1000000;
+	at.tv_sec += at.tv_nsec / 1000000000;
+	at.tv_nsec %= 1000000000;
+	return at;
+}
+
 /* Clients left open end the way client:close() would, in less time. Also those that somebody else
  * is closing: what libcurl and libcrypto need is going to be gone in a moment. */
 static void at_exit(void)
 {
-	struct timespec limit;
-	int64_t ms = EXIT_MS + EXIT_MORE_MS;
+	struct timespec limit = in_wall_time(EXIT_MS + EXIT_MORE_MS);
 	struct hf_thread *t;
 
-	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += ms / 1000;
-	limit.tv_nsec += ms % 1000 * 1000000;
-	limit.tv_sec += limit.tv_nsec / 1000000000;
-	limit.tv_nsec %= 1000000000;
 	pthread_mutex_lock(&registry);
 	exiting = true;
 	while ((t = find_locked(NOT_SHUT)) != NULL) {
@@ -103,6 +110,7 @@ static void in_child(void)
 	threads = NULL;
 	atomic_fetch_add(&generation, 1);
 	hf_signals_in_child();
+	hf_ending_in_child();
 	for (int i = 0; i < HF_OBJECTS; i++)
 		atomic_store(&counts[i], 0);
 }
@@ -157,6 +165,42 @@ struct hf_thread *hf_process_start(struct hf_engine *engine)
 	hf_engine_ref(engine);
 	hf_process_count(HF_THREADS, 1);
 	return thread;
+}
+
+bool hf_process_detach(void *(*fn)(void *), void *arg)
+{
+	sigset_t all, before;
+	pthread_t id;
+	bool started;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	started = pthread_create(&id, NULL, fn, arg) == 0;
+	if (started)
+		pthread_detach(id);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return started;
+}
+
+void hf_process_await(struct hf_engine *engine, int64_t until)
+{
+	int64_t left = until - hf_now();
+	struct timespec limit = in_wall_time(left > 0 ? left : 0);
+	struct hf_thread *t;
+
+	pthread_mutex_lock(&registry);
+	do {
+		t = threads;
+		while (t && (t->engine != engine || t->ended))
+			t = t->next;
+	} while (t && pthread_cond_timedwait(&somebody_ended, &registry, &limit) == 0);
+	pthread_mutex_unlock(&registry);
+}
+
+void hf_process_try(void)
+{
+	pthread_mutex_lock(&registry);
+	pthread_mutex_unlock(&registry);
 }
 
 bool hf_process_claim(struct hf_thread *thread)

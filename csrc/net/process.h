@@ -21,6 +21,12 @@ bool hf_process_claim(struct hf_thread *thread);
 void hf_process_join(struct hf_thread *thread);
 /* Joins threads that have ended and that nobody waits for. */
 void hf_process_reap(void);
+/* Runs fn in a thread that nobody joins, with all signals blocked. */
+bool hf_process_detach(void *(*fn)(void *), void *arg);
+/* Waits until the thread of an engine has ended, if it has one, or until a time (hf_now). */
+void hf_process_await(struct hf_engine *engine, int64_t until);
+/* Comes back when nobody holds the registry. */
+void hf_process_try(void);
 enum hf_object { HF_CLIENTS, HF_LOCKS, HF_OPS, HF_SESSIONS, HF_THREADS, HF_OBJECTS };
 /* Counts objects alive, for hf_counters. */
 void hf_process_count(enum hf_object object, int change);

@@ -9,6 +9,7 @@
 #include "net/signals.h"
 
 #include "base/alloc.h"
+#include "net/ending.h"
 #include "net/process.h"
 
 #include <errno.h>
@@ -121,6 +122,8 @@ static void heard(int number, siginfo_t *info, void *context)
 		raise(number);
 	}
 	atomic_fetch_sub(&inside, 1);
+	if (ours)
+		hf_ending_stand(number);
 	errno = saved;
 	if (on)
 		hand_on(&before, number, info, context);

@@ -219,7 +219,7 @@ function Client:elect(key, opts)
   return election, message, code
 end
 
-for _, methods in ipairs({ call.client, session.client }) do
+for _, methods in ipairs({ call.client, session.client, signal.client }) do
   for name, method in pairs(methods) do Client[name] = method end
 end
 

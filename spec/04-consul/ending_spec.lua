@@ -116,3 +116,137 @@ describe("emitter:run{ stop_on = … }", function()
     assert.are.same({ nil, "KILL cannot be heard", "INVALID" }, { ok, why, code })
   end)
 end)
+
+describe("client:close_on", function()
+  local key
+  before_each(function() key = helper.unique_key() end)
+  after_each(helper.finish)
+
+  -- A program that holds the key, says so, and does something until a signal comes.
+  local CLOSE_ON = [[
+    local holdfast, loop = require("holdfast"), require("holdfast.loop")
+    local client = assert(holdfast.new({ address = ADDRESS, session = { lock_delay = LOCK_DELAY } }))
+    assert(client:close_on("TERM", "HUP"))
+    local lock = assert(client:lock(KEY))
+    assert(lock:lock())
+    local function ready() print("ready") io.stdout:flush() end
+  ]]
+
+  local function start(body, address)
+    local values = { LOCK_DELAY = LOCK_DELAY, KEY = key, ADDRESS = address }
+    return helper.spawn_lua(fill(CLOSE_ON, values) .. body)
+  end
+
+  local function expect_free()
+    local lock = helper.client():lock(key)
+    assert.is_true(lock:lock(helper.seconds(5)))
+    assert.is_true(lock:unlock())
+  end
+
+  local function expect_ends(child, signal, status)
+    assert.are.equal("ready", child:read_line())
+    child:kill(signal)
+    local got, out, err = child:wait()
+    assert.are.same({ status, "", "" }, { got, out, err })
+    expect_free()
+  end
+
+  for what, body in pairs({
+    ["computes"] = "ready() while true do end",
+    ["makes strings"] = "ready() local t = {} while true do t[#t % 1000 + 1] = ('x'):rep(#t * 50) end",
+    ["computes in a coroutine"] = "coroutine.wrap(function() ready() while true do end end)()",
+    ["asks for what it holds"] = "ready() while true do lock:held() client:stats() end",
+    ["waits"] = "ready() client:scheduler().sleep(1000)",
+    ["waits for Consul"] = "ready() print(client:lock(KEY):lock())",
+    ["waits in the loop"] = "loop.run(function() ready() loop.sleep(1000) end)",
+    ["waits for a command"] = "ready() os.execute('exec sleep 0.2') while true do end",
+    ["reads"] = "local pipe = io.popen('exec sleep 0.2') ready() pipe:read('*l') while true do end",
+  }) do
+    it("gives the lock back and ends the program by the signal, which " .. what, function()
+      expect_ends(start(fill(body, { KEY = key })), "TERM", 128 + 15)
+    end)
+  end
+
+  it("does so by each of the signals, and in place of the interpreter", function()
+    expect_ends(start("ready() while true do end"), "HUP", 128 + 1)
+    expect_ends(start("client:close_on('INT') ready() while true do end"), "INT", 128 + 2)
+  end)
+
+  it("under timeout -s TERM", function()
+    local child = helper.start({ "timeout", "-s", "TERM", "0.5", os.getenv("HF_LUA"), "-e",
+      fill(CLOSE_ON, { LOCK_DELAY = LOCK_DELAY, KEY = key }) .. "while true do end" })
+    assert.are.equal(124, (child:wait()))
+    expect_free()
+  end)
+
+  local function first_thread_of(pid)
+    local file = assert(io.open(("/proc/%d/task/%d/stat"):format(pid, pid)))
+    local state = file:read("*l"):match("^.*%) (%a)")
+    file:close()
+    return state
+  end
+
+  it("stops the program before it gives anything back", function()
+    local proxy = helper.proxy()
+    local child = start("ready() while true do end", proxy:address())
+    assert.are.equal("ready", child:read_line())
+    assert.are.equal("R", first_thread_of(child.pid))
+    proxy:rule({ match = "^PUT /v1/txn", hold = true, first = true })
+    child:kill("TERM")
+    assert(proxy:wait_for("^PUT /v1/txn", 2, helper.seconds(10)))
+    assert.are.equal("S", first_thread_of(child.pid))
+    proxy:release()
+    assert.are.equal(128 + 15, (child:wait()))
+    expect_free()
+  end)
+
+  it("closes every client that has asked for it", function()
+    local child = start(fill([[
+      local other = assert(holdfast.new({ session = { lock_delay = LOCK_DELAY } }))
+      local second = other:lock(KEY)
+      assert(other:close_on("USR1"))
+      assert(second:lock())
+      ready()
+      while true do end
+    ]], { LOCK_DELAY = LOCK_DELAY, KEY = key .. "/second" }))
+    expect_ends(child, "TERM", 128 + 15)
+    key = key .. "/second"
+    expect_free()
+  end)
+
+  it("leaves the signal as it was when the client is closed, and what is ignored as it is", function()
+    local child = start([[
+      assert(client:close())
+      print(select(3, client:close_on("TERM")))
+      local never = assert(holdfast.new())
+      assert(never:close_on("TERM"))
+      assert(never:close())
+      local pipe = io.popen("grep SigCgt /proc/$PPID/status")
+      local caught = tonumber(pipe:read("*l"):match("(%x+)$"), 16)
+      pipe:close()
+      print(math.floor(caught / 2 ^ 14) % 2)
+      ready()
+      while true do end
+    ]])
+    assert.are.equal("CLOSED", child:read_line())
+    assert.are.equal("0", child:read_line())
+    expect_ends(child, "TERM", 128 + 15)
+    child = helper.start({ "nohup", os.getenv("HF_LUA"), "-e",
+      fill(CLOSE_ON, { LOCK_DELAY = LOCK_DELAY, KEY = key })
+        .. "io.popen('kill -HUP $PPID'):close() ready() while true do end" })
+    assert.are.equal("ready", child:read_line())
+    child:kill("TERM")
+    assert.are.equal(128 + 15, (child:wait()))
+    expect_free()
+  end)
+
+  it("says what ends no process, and what is no signal", function()
+    local client = helper.client()
+    local ok, why, code = client:close_on("WINCH")
+    assert.are.same({ nil, "WINCH ends no process", "INVALID" }, { ok, why, code })
+    assert.are.equal("INVALID", (select(3, client:close_on("KILL"))))
+    ok, why = pcall(function() client:close_on("NONSENSE") end)
+    assert.is_false(ok)
+    assert.matches("ending_spec.lua:%d+: ", why)
+  end)
+end)
