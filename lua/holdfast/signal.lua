@@ -143,12 +143,12 @@ M.client = {}
 -- else to do at their end. It needs no call of Lua's, and so works while Lua computes, or waits, or is in io.read or
 -- os.execute.
 --
--- When one of these signals comes, the thread that has called this is stopped where it is, for good: no line of Lua runs
--- any more in it. Then the client closes, with all clients that have asked for it, as client:close() does, in 3 s at
--- most; then the signal's default action ends the process (the first process of a container, which has none, exits with
--- 128 and the number of the signal). Nothing of Lua's runs at that end: no __gc, no os.exit; and what has been written
--- to a file and not flushed is lost. A thread that cannot be stopped within 3 s keeps its locks: they are free after
--- their lock-delay. Threads that have other Lua states are not stopped, nor is what os.execute has started.
+-- When one of these signals comes, the thread that has called this is stopped where it is, for good: no line of Lua
+-- runs any more in it. Then the client closes, with all clients that have asked for it, as client:close() does, in 3 s
+-- at most; then the signal's default action ends the process (the first process of a container, which has none, exits
+-- with 128 and the number of the signal). Nothing of Lua's runs at that end, no __gc and no os.exit, and what has been
+-- written to a file and not flushed is lost. A thread that cannot be stopped within 3 s keeps its locks: they are free
+-- after their lock-delay. Threads that have other Lua states are not stopped, nor is what os.execute has started.
 --
 -- It goes on until the client is closed, and then the signal does again what it did. A signal that the process ignores,
 -- as HUP under nohup, stays ignored. Objects of on_signal hear the signal too, but it ends the process all the same.

@@ -179,6 +179,16 @@ describe("client:close_on", function()
     expect_free()
   end)
 
+  -- Only root may make a namespace of process ids.
+  if os.execute("unshare -pf --kill-child true 2>/dev/null") == (_VERSION == "Lua 5.1" and 0 or true) then
+    it("exits with the status that a shell would tell, where it is the first process of a container", function()
+      local child = helper.start({ "unshare", "-pf", "--kill-child", os.getenv("HF_LUA"), "-e",
+        fill(CLOSE_ON, { LOCK_DELAY = LOCK_DELAY, KEY = key }) .. "io.popen('kill -TERM 1'):close() while true do end" })
+      assert.are.equal(128 + 15, (child:wait()))
+      expect_free()
+    end)
+  end
+
   local function first_thread_of(pid)
     local file = assert(io.open(("/proc/%d/task/%d/stat"):format(pid, pid)))
     local state = file:read("*l"):match("^.*%) (%a)")
