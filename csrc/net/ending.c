@@ -23,11 +23,13 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CLOSE_MS 3000 /* as long as client:close() takes at most */
 #define MORE_MS 500 /* for the threads to see that it is over */
 #define STOP_MS 3000 /* until every thread has been stopped */
+#define KILL_MS 8000 /* more than all of these */
 #define STAND_MS 50 /* so long a thread stands, and waits to be told that it is to stay */
 
 enum standing { GOES, STANDS, STAYS };
@@ -186,6 +188,18 @@ static struct hf_engine **collect(size_t *count)
 	return engines;
 }
 
+/* Another allocator than libc's may have a lock that is not tried, and is not to be had any more.
+ */
+static void end_at_last(void)
+{
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+	struct itimerspec in = {.it_value = {KILL_MS / 1000, 0}};
+	timer_t timer;
+
+	if (!timer_create(CLOCK_MONOTONIC, &event, &timer))
+		timer_settime(timer, 0, &in, NULL);
+}
+
 static void end_by(int number)
 {
 	int64_t until = hf_now() + STOP_MS;
@@ -193,6 +207,7 @@ static void end_by(int number)
 	bool stopped = true;
 	size_t count;
 
+	end_at_last();
 	engines = collect(&count);
 	atomic_store(&by, number);
 	for (size_t i = 0; i < owner_count && stopped; i++)

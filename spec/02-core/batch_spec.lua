@@ -226,7 +226,7 @@ describe("a transaction of many", function()
 
   it("whose locks are dropped in flight leaves nothing held", function()
     make_known()
-    server:rule({ first = true, match = fake.TXN, times = 1, delay = 0.1 })
+    server:rule({ first = true, match = fake.TXN, times = 1, hold = true })
     together.start(client, server, "x", function()
       for _, lock in ipairs(locks) do assert(lock:start_lock()) end
     end)
@@ -234,6 +234,7 @@ describe("a transaction of many", function()
     locks = {}
     collectgarbage()
     collectgarbage()
+    server:release()
     assert(server:wait_for(fake.TXN, 2, helper.seconds(5), "answered"))
     helper.eventually(function() return next(server:holders()) == nil end)
   end)

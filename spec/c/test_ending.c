@@ -131,10 +131,24 @@ static void whatever_it_is_at(void)
 		expect_end(all[i]);
 }
 
+/* Whether that lock is to be had can be seen of the allocator of libc only, which the one of
+ * AddressSanitizer is not: the process ends then, maybe with its key. */
 static void who_has_the_lock_of_memory_is_let_go_a_bit(void)
 {
+#ifdef __SANITIZE_ADDRESS__
+	for (int i = 0; i < RUNS; i++) {
+		pid_t pid = start(allocate);
+		int number;
+
+		kill(pid, SIGTERM);
+		number = fate(pid);
+		CHECK(number == SIGTERM || number == SIGKILL);
+		fake_stop();
+	}
+#else
 	for (int i = 0; i < RUNS; i++)
 		expect_end(allocate);
+#endif
 }
 
 /* An engine of its own, whose key is b, and which another thread works under. */
@@ -293,9 +307,9 @@ static const struct check_test tests[] = {
 	TEST(all_clients_and_their_threads),
 	TEST(who_cannot_be_stopped_gives_nothing_back),
 	TEST(a_child_of_it_ends_as_any_other),
-	TEST(it_is_over_with_the_client),
-	TEST(nothing_is_taken_without_memory),
 	TEST(without_memory_it_ends_all_the_same),
+	TEST(it_is_over_with_the_client), /* from here on a thread may be left that is ending */
+	TEST(nothing_is_taken_without_memory),
 };
 
 int main(int argc, char **argv)
