@@ -186,7 +186,7 @@ describe("client:close_on", function()
   if os.execute("unshare -pf --kill-child true 2>/dev/null") == (_VERSION == "Lua 5.1" and 0 or true) then
     it("exits with the status that a shell would tell, where it is the first process of a container", function()
       -- It exits while it has threads, which ThreadSanitizer would tell of.
-      local options = "TSAN_OPTIONS=" .. (os.getenv("TSAN_OPTIONS") or "") .. " report_thread_leaks=0"
+      local options = "TSAN_OPTIONS=" .. (os.getenv("TSAN_OPTIONS") or "") .. ":report_thread_leaks=0"
       local child = helper.start({ "env", options, "unshare", "-pf", "--kill-child", os.getenv("HF_LUA"), "-e",
         fill(CLOSE_ON, { LOCK_DELAY = LOCK_DELAY, KEY = key }) .. "io.popen('kill -TERM 1'):close() " .. COMPUTE })
       assert.are.equal(128 + 15, (child:wait()))
