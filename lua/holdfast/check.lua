@@ -105,8 +105,25 @@ local function is_token(text)
   return text:find("^[%w-]+$") or text:find(TOKEN) -- what nearly all are, and that is quick to see
 end
 
-function forms.header_name(name) return not is_token(name) and "is not a header name" or nil end
-function forms.method(name) return not is_token(name) and "is not an HTTP method" or nil end
+-- Where a request ends, and who is to take it, is the sender's to say (RFC 9112, sections 6 and 9; RFC 9110, section
+-- 7.6.1). One of these in a message of somebody's makes two requests of one.
+local FRAMING = {}
+for name in ([[connection content-length expect host http2-settings keep-alive te trailer transfer-encoding
+  upgrade]]):gmatch("%S+") do FRAMING[name] = true end
+
+function forms.header_name(name)
+  local lower = name:lower()
+  if not is_token(name) then
+    return "is not a header name"
+  elseif FRAMING[lower] or lower:find("^proxy%-") then
+    return "says where a request ends or who is to take it, and cannot be given"
+  end
+end
+
+function forms.method(name)
+  if not is_token(name) then return "is not an HTTP method" end
+  return name:upper() == "CONNECT" and "makes a tunnel, and cannot be given" or nil
+end
 forms.session_id = matches("^[%w_-]+$", "is not the id of a session")
 -- It is signed up to the dot, and is the value of a header.
 forms.message_id = matches("^[!-%-/-~]+$", "must be visible ASCII without a dot (Standard Webhooks: the webhook-id)")

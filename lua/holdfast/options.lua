@@ -196,8 +196,11 @@ end
 -- ---- a request -----------------------------------------------------------------------------------------------------
 
 local function is_no_url(url)
-  if url:find("[%c ]") or not url:match("^[Hh][Tt][Tt][Pp][Ss]?://[^/?#]") then
+  local authority = url:match("^[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)")
+  if url:find("[%c ]") or not authority then
     return ("%s: it must be http:// or https://, without spaces"):format(check.show_url(url)), nil, true
+  elseif authority:find("@", 1, true) then
+    return ("%s: it has a user in it; give an authorization header"):format(check.show_url(url)), nil, true
   end
 end
 

@@ -221,7 +221,8 @@ describe("check.forms", function()
 
   it("knows header names and values", function()
     assert_forms("header_name", { "a", "X-1", "x!#$%&'*+.^_`|~-1" },
-      { "", "a b", "a:", "a\n", "a\0", "a;", "\195\188" })
+      { "", "a b", "a:", "a\n", "a\0", "a;", "\195\188", "Host", "content-length", "PROXY-x" })
+    assert_forms("method", { "GET", "get", "X-1" }, { "", "G T", "G\r", "CONNECT", "Connect" })
     assert_forms("header_value", { "", " a\tb", "\255" }, { "a\nb", "a\r", "a\0b", "\127" })
   end)
 

@@ -667,7 +667,9 @@ describe("options.request", function()
       "http://h\r\n", "http://h/\0" }) do
       invalid({ request({ url = url }) }, "url ")
     end
-    assert.is_nil(invalid({ request({ url = "ftp://me:secret@h" }) }, "url"):find("secret", 1, true))
+    for _, url in ipairs({ "ftp://me:secret@h", "http://me:secret@h", "https://secret@h/" }) do
+      assert.is_nil(invalid({ request({ url = url }) }, "url"):find("secret", 1, true))
+    end
   end)
 
   it("is INVALID for headers that would be more than one, and for methods that are none", function()
@@ -680,6 +682,7 @@ describe("options.request", function()
     assert.are.same({ "h: a\tb" }, request({ url = "http://h", headers = { h = "a\tb" } }).headers)
     invalid({ request({ url = "http://h", method = "GET /" }) }, "method", '"GET /"')
     invalid({ request({ url = "http://h", method = "" }) }, "method")
+    invalid({ request({ url = "http://h", method = "connect" }) }, "method", "tunnel")
   end)
 end)
 

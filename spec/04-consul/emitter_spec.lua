@@ -110,6 +110,28 @@ describe("an emitter", function()
     assert.is_true(one:stats().delivered > 0 and two:stats().delivered > 0)
   end)
 
+  -- As if it had been written there by somebody else.
+  local function slip_in(name, message)
+    assert.is_true(queue.adapter_:push(queue.now_(), name, message, queue.now_()))
+  end
+
+  it("sends no message of the queue whose headers break it in two, and no header of a message over its own", function()
+    receiver:rule({ status = 204 })
+    slip_in("bad", { id = "bad_1", body = "x", headers = { ["content-length"] = "0" } })
+    local forged = { ["Webhook-ID"] = "forged", ["webhook-timestamp"] = "1", ["WEBHOOK-SIGNATURE"] = "v1,x",
+      ["webhook-fencing-token"] = "999999999", ["x-a"] = "b" }
+    assert.is_true(queue:push("good", { id = "good_1", body = "x", headers = forged }))
+    assert(emitter():step())
+    assert.are.same({ 1, 1 }, { receiver:count(), queue:len() })
+    local failed = event("failed")
+    assert.are.same({ "bad_1", "bad" }, { failed.id, failed.receiver })
+    assert.matches('^INVALID: header "content%-length"', failed.reason)
+    local request = receiver:log()[1]
+    assert.are.same({ "good_1", "b" }, { request.headers["webhook-id"], request.headers["x-a"] })
+    assert.is_true(webhook.verify(SECRET, request.headers, request.body, { fence = true }))
+    assert.is_true(tonumber(request.headers["webhook-fencing-token"]) < 999999999)
+  end)
+
   it("brings a failed message back later, not at once", function()
     receiver:rule({ times = 1, status = 500 })
     receiver:rule({ status = 200 })
