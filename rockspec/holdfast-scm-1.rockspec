@@ -70,6 +70,7 @@ build = {
     ["holdfast.webhook"] = "lua/holdfast/webhook.lua",
     ["holdfast.core"] = {
       sources = {
+        "csrc/base/address.c",
         "csrc/base/alloc.c",
         "csrc/base/buf.c",
         "csrc/base/clock.c",
