@@ -153,15 +153,22 @@ struct hf_session_opts {
 	int64_t alive; /* ms: the TTL of a check that says that the process lives; 0: none */
 };
 
+/* How to get to a server, apart from what its URL says. NULL: absent. */
+struct hf_route {
+	const char *unix_socket; /* the path of one, in place of an address */
+	const char *connect_to; /* "host:port:host:port": to go to the last two for the first two,
+				 * which may be empty: whatever they are */
+	const char *ca_file, *ca_path; /* what is trusted, in place of what the system trusts */
+	const char *cert_file, *key_file; /* what is shown to it */
+	bool verify; /* false: anybody is trusted */
+};
+
 struct hf_client_opts {
 	const char *base; /* http://host:port/prefix, no slash at the end */
-	const char *unix_socket; /* or NULL */
+	struct hf_route route;
 	const char *token,
 		*token_file; /* what it holds; the file is read again when a token is refused */
 	const char *auth, *datacenter, *ns, *partition;
-	const char *ca_file, *ca_path, *cert_file, *key_file;
-	const char *connect_to; /* "::host:port" to go to when base has another name, or NULL */
-	bool verify;
 	int64_t timeout; /* ms, of a request that is not a long poll */
 	struct hf_session_opts session;
 	bool events; /* what happens is noted for hf_client_event */
@@ -333,7 +340,13 @@ struct hf_request {
 	size_t body_len;
 	int64_t timeout; /* ms, of the whole request; < 0: the client's */
 	size_t max_body; /* of the response; the rest is not read */
+	struct hf_route route;
+	bool public_only; /* nothing is sent to an address that is not public, */
+	struct hf_list allow; /* except in these networks: "10.1.0.0/16" */
 };
+
+/* Whether it is an address or a network as in hf_request.allow. */
+bool hf_network_valid(const char *text);
 
 /* Starts an HTTP request. With a guard it is aborted the moment that lock's hold ends, and
  * it is refused with NOT_HELD or LOST when it is not held now. *out belongs to the caller. */

@@ -145,6 +145,7 @@ build = {
         "csrc/net/signals.c",
         "csrc/net/sockets.c",
         "csrc/net/transfer.c",
+        "csrc/net/trouble.c",
         "csrc/net/turn.c",
       },
       defines = { "_GNU_SOURCE" },

@@ -1,5 +1,7 @@
 #include "base/address.h"
 
+#include "base/alloc.h"
+
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <string.h>
@@ -65,7 +67,9 @@ static bool in(const unsigned char address[16], const struct hf_network *network
 	return true;
 }
 
-bool hf_network_parse(const char *text, struct hf_network *out)
+/* An address, and behind a slash how many bits of it are the network's. No bits are set behind
+ * those. */
+static bool read_network(const char *text, struct hf_network *out)
 {
 	char address[INET6_ADDRSTRLEN + 1];
 	size_t len = strcspn(text, "/");
@@ -147,45 +151,71 @@ static const char *special_of(const unsigned char address[16])
 	return is_v4(address) || in(address, &global) ? NULL : "reserved";
 }
 
-static bool in_any(const unsigned char address[16], const struct hf_network *networks, size_t count)
+/* ---- what may be reached -------------------------------------------------------------------- */
+
+bool hf_network_valid(const char *text)
 {
-	for (size_t i = 0; i < count; i++)
-		if (in(address, &networks[i]))
+	struct hf_network network;
+
+	return read_network(text, &network);
+}
+
+bool hf_reach_read(struct hf_reach *reach, const struct hf_list *networks, struct hf_error *err)
+{
+	*reach = (struct hf_reach){hf_calloc(networks->count + 1, sizeof *reach->allow), 0};
+	if (!reach->allow) {
+		hf_err_set(err, HF_NOMEM, "out of memory");
+		return false;
+	}
+	for (; reach->count < networks->count; reach->count++) {
+		const char *text = networks->items[reach->count];
+
+		if (read_network(text, &reach->allow[reach->count]))
+			continue;
+		hf_reach_free(reach);
+		hf_err_set(err, HF_INVALID, "\"%.100s\" is not a network like 10.1.0.0/16", text);
+		return false;
+	}
+	return true;
+}
+
+void hf_reach_free(struct hf_reach *reach)
+{
+	hf_free(reach->allow);
+	*reach = (struct hf_reach){NULL, 0};
+}
+
+static bool allows(const struct hf_reach *reach, const unsigned char address[16])
+{
+	for (size_t i = 0; i < reach->count; i++)
+		if (in(address, &reach->allow[i]))
 			return true;
 	return false;
 }
 
-static const char *refused(const unsigned char address[16], const struct hf_network *allow,
-			   size_t count)
+bool hf_address_text(const struct sockaddr *address, char *out, size_t size)
 {
-	unsigned char inner[16];
+	const void *bytes;
 
-	if (in_any(address, allow, count))
+	if (address->sa_family == AF_INET6)
+		bytes = &((const struct sockaddr_in6 *)(const void *)address)->sin6_addr;
+	else if (address->sa_family == AF_INET)
+		bytes = &((const struct sockaddr_in *)(const void *)address)->sin_addr;
+	else
+		return false;
+	return inet_ntop(address->sa_family, bytes, out, (socklen_t)size) != NULL;
+}
+
+const char *hf_address_refused(const char *text, const struct hf_reach *reach)
+{
+	unsigned char address[16], inner[16];
+
+	if (!read_address(text, address))
+		return "no address of the internet";
+	if (allows(reach, address))
 		return NULL;
 	if (memcmp(address, nat64, sizeof nat64) != 0)
 		return special_of(address);
 	map(address + sizeof nat64, inner);
-	return in_any(inner, allow, count) ? NULL : special_of(inner);
-}
-
-const char *hf_address_refused(const struct sockaddr *address, const struct hf_network *allow,
-			       size_t count)
-{
-	unsigned char bytes[16];
-
-	if (address->sa_family == AF_INET6)
-		memcpy(bytes, &((const struct sockaddr_in6 *)(const void *)address)->sin6_addr, 16);
-	else if (address->sa_family == AF_INET)
-		map(&((const struct sockaddr_in *)(const void *)address)->sin_addr, bytes);
-	else
-		return "no address of the internet";
-	return refused(bytes, allow, count);
-}
-
-const char *hf_address_text_refused(const char *text, const struct hf_network *allow, size_t count)
-{
-	unsigned char bytes[16];
-
-	return read_address(text, bytes) ? refused(bytes, allow, count)
-					 : "no address of the internet";
+	return allows(reach, inner) ? NULL : special_of(inner);
 }

@@ -2,8 +2,8 @@
 #ifndef HF_ADDRESS_H
 #define HF_ADDRESS_H
 
-#include <stdbool.h>
-#include <stddef.h>
+#include "hf.h"
+
 #include <sys/socket.h>
 
 /* IPv4 is kept the way IPv6 has it, as ::ffff:a.b.c.d. */
@@ -12,15 +12,20 @@ struct hf_network {
 	unsigned bits;
 };
 
-/* Reads "10.1.0.0/16", "fd00::/8" or one address. False: it is none, or has bits set behind its
- * prefix. */
-bool hf_network_parse(const char *text, struct hf_network *out);
-/* Why nothing is to be sent to an address: what it is, in words, after "is". NULL: it is public, or
- * in one of count networks. An IPv4 address in an IPv6 one (mapped, or of NAT64) is looked at as
- * itself. */
-const char *hf_address_refused(const struct sockaddr *address, const struct hf_network *allow,
-			       size_t count);
-/* The same for an address as text, which has no zone. */
-const char *hf_address_text_refused(const char *text, const struct hf_network *allow, size_t count);
+/* Which addresses something may be sent to: public ones, and those in these networks. */
+struct hf_reach {
+	struct hf_network *allow;
+	size_t count;
+};
+
+/* Reads the networks. False, with *err filled and nothing to free: INVALID or NOMEM. */
+bool hf_reach_read(struct hf_reach *reach, const struct hf_list *networks, struct hf_error *err);
+void hf_reach_free(struct hf_reach *reach);
+
+/* An address as text. False: it is none of the internet. */
+bool hf_address_text(const struct sockaddr *address, char *out, size_t size);
+/* Why nothing is to be sent to an address: what it is, in words, after "is". NULL: something may.
+ * An IPv4 address in an IPv6 one (mapped, or of NAT64) is looked at as itself. */
+const char *hf_address_refused(const char *text, const struct hf_reach *reach);
 
 #endif

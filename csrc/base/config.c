@@ -74,14 +74,32 @@ void hf_session_opts_free(struct hf_session_opts *opts)
 	disown_list(&opts->service_checks);
 }
 
+#define EACH_TEXT_OF_ROUTE(route, verb, ...) \
+	(verb(&(route)->unix_socket, ##__VA_ARGS__), verb(&(route)->connect_to, ##__VA_ARGS__), \
+	 verb(&(route)->ca_file, ##__VA_ARGS__), verb(&(route)->ca_path, ##__VA_ARGS__), \
+	 verb(&(route)->cert_file, ##__VA_ARGS__), verb(&(route)->key_file, ##__VA_ARGS__))
+
+bool hf_route_copy(struct hf_route *dst, const struct hf_route *src)
+{
+	bool ok = true;
+
+	*dst = *src;
+	EACH_TEXT_OF_ROUTE(dst, own, &ok);
+	if (!ok)
+		hf_route_free(dst);
+	return ok;
+}
+
+void hf_route_free(struct hf_route *route)
+{
+	EACH_TEXT_OF_ROUTE(route, disown);
+}
+
 #define EACH_TEXT(opts, verb, ...) \
-	(verb(&(opts)->base, ##__VA_ARGS__), verb(&(opts)->unix_socket, ##__VA_ARGS__), \
-	 verb(&(opts)->token, ##__VA_ARGS__), verb(&(opts)->token_file, ##__VA_ARGS__), \
-	 verb(&(opts)->auth, ##__VA_ARGS__), verb(&(opts)->datacenter, ##__VA_ARGS__), \
-	 verb(&(opts)->ns, ##__VA_ARGS__), verb(&(opts)->partition, ##__VA_ARGS__), \
-	 verb(&(opts)->ca_file, ##__VA_ARGS__), verb(&(opts)->ca_path, ##__VA_ARGS__), \
-	 verb(&(opts)->cert_file, ##__VA_ARGS__), verb(&(opts)->key_file, ##__VA_ARGS__), \
-	 verb(&(opts)->connect_to, ##__VA_ARGS__))
+	(verb(&(opts)->base, ##__VA_ARGS__), verb(&(opts)->token, ##__VA_ARGS__), \
+	 verb(&(opts)->token_file, ##__VA_ARGS__), verb(&(opts)->auth, ##__VA_ARGS__), \
+	 verb(&(opts)->datacenter, ##__VA_ARGS__), verb(&(opts)->ns, ##__VA_ARGS__), \
+	 verb(&(opts)->partition, ##__VA_ARGS__))
 
 bool hf_client_opts_copy(struct hf_client_opts *dst, const struct hf_client_opts *src)
 {
@@ -89,6 +107,7 @@ bool hf_client_opts_copy(struct hf_client_opts *dst, const struct hf_client_opts
 
 	*dst = *src;
 	EACH_TEXT(dst, own, &ok);
+	EACH_TEXT_OF_ROUTE(&dst->route, own, &ok);
 	own_session(&dst->session, &ok);
 	if (!ok)
 		hf_client_opts_free(dst);
@@ -98,6 +117,7 @@ bool hf_client_opts_copy(struct hf_client_opts *dst, const struct hf_client_opts
 void hf_client_opts_free(struct hf_client_opts *opts)
 {
 	EACH_TEXT(opts, disown);
+	hf_route_free(&opts->route);
 	hf_session_opts_free(&opts->session);
 }
 

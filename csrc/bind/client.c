@@ -9,6 +9,30 @@ static struct hf_client *check_client(lua_State *L)
 	return hf_bind_check(L, 1, HF_CLIENT_CLASS);
 }
 
+/* Whoever says nothing of it means that a server's certificate is looked at. */
+static bool verifies(lua_State *L, int index)
+{
+	bool verify;
+
+	lua_getfield(L, index, "verify");
+	verify = lua_isnil(L, -1) || lua_toboolean(L, -1);
+	lua_pop(L, 1);
+	return verify;
+}
+
+static struct hf_route route_of(lua_State *L, int index)
+{
+	return (struct hf_route){
+		.unix_socket = hf_bind_text(L, index, "unix_socket", NULL),
+		.connect_to = hf_bind_text(L, index, "connect_to", NULL),
+		.ca_file = hf_bind_text(L, index, "ca_file", NULL),
+		.ca_path = hf_bind_text(L, index, "ca_path", NULL),
+		.cert_file = hf_bind_text(L, index, "cert_file", NULL),
+		.key_file = hf_bind_text(L, index, "key_file", NULL),
+		.verify = verifies(L, index),
+	};
+}
+
 void hf_bind_session_opts(lua_State *L, int index, struct hf_session_opts *opts)
 {
 	*opts = (struct hf_session_opts){
@@ -33,19 +57,13 @@ static int l_client(lua_State *L)
 	luaL_checktype(L, 1, LUA_TTABLE);
 	opts = (struct hf_client_opts){
 		.base = hf_bind_need_text(L, 1, "base", NULL),
-		.unix_socket = hf_bind_text(L, 1, "unix_socket", NULL),
+		.route = route_of(L, 1),
 		.token = hf_bind_text(L, 1, "token", NULL),
 		.token_file = hf_bind_text(L, 1, "token_file", NULL),
 		.auth = hf_bind_text(L, 1, "auth", NULL),
 		.datacenter = hf_bind_text(L, 1, "datacenter", NULL),
 		.ns = hf_bind_text(L, 1, "namespace", NULL),
 		.partition = hf_bind_text(L, 1, "partition", NULL),
-		.ca_file = hf_bind_text(L, 1, "ca_file", NULL),
-		.ca_path = hf_bind_text(L, 1, "ca_path", NULL),
-		.cert_file = hf_bind_text(L, 1, "cert_file", NULL),
-		.key_file = hf_bind_text(L, 1, "key_file", NULL),
-		.connect_to = hf_bind_text(L, 1, "connect_to", NULL),
-		.verify = hf_bind_flag(L, 1, "verify"),
 		.events = hf_bind_flag(L, 1, "events"),
 		.timeout = hf_bind_duration(L, 1, "timeout", 10000),
 	};
@@ -127,6 +145,9 @@ int hf_bind_request(lua_State *L, struct hf_client *client, struct hf_lock *guar
 	lua_getfield(L, index, "max_body");
 	req.max_body = (size_t)luaL_checknumber(L, -1);
 	req.headers = hf_bind_list(L, index, "headers");
+	req.route = route_of(L, index);
+	req.public_only = hf_bind_flag(L, index, "public_only");
+	req.allow = hf_bind_list(L, index, "allow");
 	slot = hf_bind_box(L, HF_OP_CLASS);
 	if (hf_request_start(client, guard, &req, &op, &err))
 		return hf_bind_fail(L, &err);

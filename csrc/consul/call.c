@@ -42,19 +42,15 @@ bool hf_consul_init(struct hf_consul *consul, const struct hf_client_opts *opts)
 {
 	*consul = (struct hf_consul){
 		.opts = opts,
-		.peer = {.unix_socket = opts->unix_socket,
+		.peer = {.route = &opts->route,
 			 .auth = opts->auth,
-			 .ca_file = opts->ca_file,
-			 .ca_path = opts->ca_path,
-			 .cert_file = opts->cert_file,
-			 .key_file = opts->key_file,
-			 .verify = opts->verify,
 			 .multiplex = !strncmp(opts->base, "https:", 6) && hf_http_multiplexes()},
 	};
 	if (hf_http_add_header(&consul->peer.headers, "Content-Type: application/json") &&
 	    hf_http_add_header(&consul->peer.headers, "Expect:") &&
 	    (!opts->token || use_token(&consul->peer, opts->token)) &&
-	    (!opts->connect_to || hf_http_add_header(&consul->peer.connect_to, opts->connect_to)))
+	    (!opts->route.connect_to ||
+	     hf_http_add_header(&consul->peer.connect_to, opts->route.connect_to)))
 		return true;
 	hf_consul_free(consul);
 	return false;

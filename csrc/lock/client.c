@@ -209,9 +209,8 @@ enum hf_err hf_request_start(struct hf_client *client, struct hf_lock *guard,
 
 	if (!hf_engine_here(engine, err))
 		return err->code;
-	op = hf_request_new(engine, req, client->opts.timeout);
-	if (!op)
-		return hf_err_set(err, HF_NOMEM, "out of memory");
+	if (hf_request_new(engine, req, client->opts.timeout, &op, err))
+		return err->code;
 	err->code = HF_OK;
 	pthread_mutex_lock(&engine->mutex);
 	if (!hf_engine_closed_locked(engine, err) && (!guard || !guard_locked(op, guard, err)))

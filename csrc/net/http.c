@@ -1,5 +1,8 @@
 #include "net/http.h"
 
+#include "net/trouble.h"
+
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
@@ -26,13 +29,31 @@ void hf_http_free_headers(struct curl_slist *list)
 
 /* ---- callbacks of libcurl ------------------------------------------------------------------- */
 
-/* Sockets must not leak into programs that the process starts, and they are counted. */
+/* Whether an address is out of reach; then it is noted. */
+static bool refuses(struct hf_http *http, const char *address)
+{
+	const char *what = http->reach ? hf_address_refused(address, http->reach) : NULL;
+
+	if (what)
+		snprintf(http->refused, sizeof http->refused, "%s, which is %s", address, what);
+	return what != NULL;
+}
+
+/* Called for each address of a name, before the connection is begun: whatever the name means later,
+ * this is where it goes. Sockets must not leak into programs that the process starts, and they are
+ * counted. */
 static curl_socket_t open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
 	struct hf_http *http = arg;
-	int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+	char text[64] = "";
+	int fd;
 
 	(void)purpose;
+	hf_address_text(&address->addr, text, sizeof text);
+	if (refuses(http, text))
+		return CURL_SOCKET_BAD;
+	http->tried = true;
+	fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 	if (fd < 0)
 		return CURL_SOCKET_BAD;
 	http->opened[1] = http->opened[0];
@@ -53,14 +74,15 @@ static void none_opened(struct hf_http *http)
 }
 
 /* Called when a connection is there, before the request is sent. The process may have been
- * suspended since the engine looked at the guard. */
+ * suspended since the engine looked at the guard; and a connection that was kept may be one of a
+ * request that went further. */
 static int before_sending(void *arg, char *to_ip, char *from_ip, int to_port, int from_port)
 {
 	struct hf_http *http = arg;
 
-	(void)to_ip, (void)from_ip, (void)to_port, (void)from_port;
+	(void)from_ip, (void)to_port, (void)from_port;
 	none_opened(http);
-	if (http->guard && !hf_guard_stands(http->guard))
+	if (refuses(http, to_ip) || (http->guard && !hf_guard_stands(http->guard)))
 		return CURL_PREREQFUNC_ABORT;
 	http->sendings++;
 	return CURL_PREREQFUNC_OK;
@@ -130,22 +152,40 @@ static CURLcode set_common(struct hf_http *http)
 	return result;
 }
 
-static CURLcode set_peer(CURL *easy, const struct hf_peer *peer)
+static CURLcode set_route(CURL *easy, const struct hf_route *route, struct curl_slist *connect_to)
 {
 	CURLcode result = CURLE_OK;
 
+	SET(CONNECT_TO, connect_to);
+	SET(UNIX_SOCKET_PATH, route->unix_socket);
+	if (route->ca_file || route->ca_path) {
+		SET(CAINFO, route->ca_file);
+		SET(CAPATH, route->ca_path); /* or the system's would do as well */
+	}
+	SET(SSLCERT, route->cert_file);
+	SET(SSLKEY, route->key_file);
+	SET(SSL_VERIFYPEER, (long)route->verify);
+	SET(SSL_VERIFYHOST, route->verify ? 2L : 0L);
+	return result;
+}
+
+static CURLcode set_peer(CURL *easy, const struct hf_peer *peer)
+{
+	CURLcode result = set_route(easy, peer->route, peer->connect_to);
+
 	SET(PROXY, ""); /* what http_proxy names rarely knows the way to an agent on this host */
-	SET(CONNECT_TO, peer->connect_to);
-	SET(UNIX_SOCKET_PATH, peer->unix_socket);
 	SET(USERPWD, peer->auth);
-	if (peer->ca_file)
-		SET(CAINFO, peer->ca_file);
-	if (peer->ca_path)
-		SET(CAPATH, peer->ca_path);
-	SET(SSLCERT, peer->cert_file);
-	SET(SSLKEY, peer->key_file);
-	SET(SSL_VERIFYPEER, (long)peer->verify);
-	SET(SSL_VERIFYHOST, peer->verify ? 2L : 0L);
+	return result;
+}
+
+/* What a proxy connects to cannot be known here. */
+static CURLcode set_user(const struct hf_http *http)
+{
+	CURL *easy = http->easy;
+	CURLcode result = set_route(easy, http->route, http->connect_to);
+
+	if (http->reach || http->route->unix_socket)
+		SET(PROXY, "");
 	return result;
 }
 
@@ -226,8 +266,8 @@ static CURLcode set_up(struct hf_http *http)
 		http->easy = curl_easy_init();
 	easy = http->easy;
 	result = easy ? set_common(http) : CURLE_OUT_OF_MEMORY;
-	if (!result && http->peer)
-		result = set_peer(easy, http->peer);
+	if (!result)
+		result = http->peer ? set_peer(easy, http->peer) : set_user(http);
 	http->set_up = result ? NULL : http->peer;
 	return result;
 }
@@ -260,45 +300,6 @@ enum hf_err hf_http_start(struct hf_http *http, struct hf_gauge *gauge)
 }
 
 /* ---- the reply ------------------------------------------------------------------------------ */
-
-/* TLS 1.3 has the client begin before the server has looked at its certificate. What a server
- * thinks of that comes in place of the answer. */
-static bool is_alert(const struct hf_http *http, CURLcode result)
-{
-	return (result == CURLE_RECV_ERROR || result == CURLE_SEND_ERROR) &&
-	       strstr(http->detail, " alert ") != NULL;
-}
-
-static enum hf_err error_of(CURLcode result)
-{
-	switch (result) {
-	case CURLE_OK:
-		return HF_OK;
-	case CURLE_OUT_OF_MEMORY:
-	case CURLE_FAILED_INIT:
-		return HF_NOMEM;
-	case CURLE_OPERATION_TIMEDOUT:
-		return HF_TIMEOUT;
-	case CURLE_UNSUPPORTED_PROTOCOL:
-	case CURLE_URL_MALFORMAT:
-	case CURLE_BAD_FUNCTION_ARGUMENT:
-		return HF_INVALID;
-	case CURLE_SSL_CONNECT_ERROR:
-	case CURLE_PEER_FAILED_VERIFICATION:
-	case CURLE_SSL_CERTPROBLEM:
-	case CURLE_SSL_CIPHER:
-	case CURLE_SSL_CACERT_BADFILE:
-	case CURLE_SSL_ISSUER_ERROR:
-	case CURLE_SSL_PINNEDPUBKEYNOTMATCH:
-		return HF_TLS;
-	case CURLE_WEIRD_SERVER_REPLY:
-	case CURLE_WRITE_ERROR:
-	case CURLE_BAD_CONTENT_ENCODING:
-		return HF_PROTOCOL;
-	default:
-		return HF_CONNECT;
-	}
-}
 
 const char *hf_http_header(const struct hf_http *http, const char *name)
 {
@@ -333,13 +334,12 @@ void hf_http_done(struct hf_http *http, CURLcode result)
 		result = CURLE_OUT_OF_MEMORY;
 	else if (result == CURLE_WRITE_ERROR && http->truncated && http->cut)
 		result = CURLE_OK;
-	http->error = error_of(result);
-	if (is_alert(http, result))
-		http->error = HF_TLS;
-	/* A reply that is not HTTP looks like HTTP/0.9, and that is what libcurl says. */
-	if (result == CURLE_UNSUPPORTED_PROTOCOL && http->sendings)
-		http->error = HF_PROTOCOL;
-	if (http->error) {
+	http->error = hf_trouble_code(http, result);
+	if (result && http->refused[0] && !http->tried && !no_memory) {
+		http->error = HF_DENIED;
+		snprintf(http->message, sizeof http->message, "will not connect to %s",
+			 http->refused);
+	} else if (http->error) {
 		http->maybe_sent = http->sendings > 0;
 		describe(http, result);
 	} else {
@@ -404,6 +404,10 @@ void hf_http_reset(struct hf_http *http)
 	hf_buf_reset(&http->reply);
 	hf_buf_reset(&http->reply_headers);
 	http->peer = NULL;
+	http->route = NULL;
+	http->reach = NULL;
+	http->refused[0] = '\0';
+	http->tried = false;
 	http->instead = NULL;
 	http->bare = false;
 	http->guard = NULL;
@@ -422,7 +426,8 @@ void hf_http_free(struct hf_http *http)
 	hf_buf_free(&http->reply);
 	hf_buf_free(&http->reply_headers);
 	hf_http_free_headers(http->headers);
-	http->headers = NULL;
+	hf_http_free_headers(http->connect_to);
+	http->headers = http->connect_to = NULL;
 	drop_easy(http);
 }
 

@@ -4,6 +4,7 @@
 #ifndef HF_HTTP_H
 #define HF_HTTP_H
 
+#include "base/address.h"
 #include "base/buf.h"
 #include "hf.h"
 #include "net/gauge.h"
@@ -14,8 +15,8 @@
 /* How to reach a server: what all requests to it share. const once it has been made, but for the
  * one header: thread. */
 struct hf_peer {
-	const char *unix_socket, *auth, *ca_file, *ca_path, *cert_file, *key_file;
-	bool verify;
+	const struct hf_route *route;
+	const char *auth;
 	bool multiplex; /* over TLS: requests that go together may share a connection */
 	struct curl_slist *headers, *connect_to;
 	char *header; /* one more, which may be replaced; NULL: none */
@@ -24,12 +25,14 @@ struct hf_peer {
 
 struct hf_http {
 	/* the request */
-	const struct hf_peer
-		*peer; /* NULL: wherever the URL says, the environment's proxy included */
+	const struct hf_peer *peer; /* NULL: wherever the URL says, */
+	const struct hf_route *route; /* by this route, which is the op's, */
+	const struct hf_reach *reach; /* to these addresses; the op's. NULL: to any, and by the
+				       * proxy of the environment */
 	const char *method; /* a constant, or the op's */
 	struct hf_buf url, body;
 	bool has_body;
-	struct curl_slist *headers; /* without a peer; freed with the rest */
+	struct curl_slist *headers, *connect_to; /* without a peer; freed with the rest */
 	const struct curl_slist *instead; /* of the peer's headers; the op's. NULL: the peer's */
 	bool bare; /* without the peer's one header that may be replaced */
 	int64_t timeout; /* ms */
@@ -57,6 +60,8 @@ struct hf_http {
 	bool apart; /* or of what was given instead */
 	struct hf_http *next; /* of those that wait for a request */
 	char detail[CURL_ERROR_SIZE];
+	char refused[128]; /* an address that is out of reach, and what it is; "": none was */
+	bool tried; /* another address */
 	struct hf_gauge *gauge; /* counts the sockets */
 	struct hf_opened {
 		int fd;

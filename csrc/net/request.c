@@ -1,17 +1,24 @@
 #include "net/request.h"
 
 #include "base/alloc.h"
+#include "base/config.h"
 
 #include <string.h>
 
 struct request {
 	struct hf_responding base; /* its op owns the struct hf_http that the response is in */
 	char *method;
+	struct hf_route route;
+	struct hf_reach reach;
 };
 
 static void request_free(struct hf_op *op)
 {
-	hf_free(((struct request *)op)->method);
+	struct request *r = (struct request *)op;
+
+	hf_free(r->method);
+	hf_route_free(&r->route);
+	hf_reach_free(&r->reach);
 }
 
 /* A URL for a message: what comes before the @ may be a password. */
@@ -88,22 +95,43 @@ static bool fill(struct request *r, const struct hf_request *req, int64_t timeou
 		http->timeout = 1; /* libcurl's 0 is "no limit" */
 	http->max_body = req->max_body;
 	http->cut = true;
-	return r->method && hf_buf_puts(&http->url, req->url) &&
+	http->route = &r->route;
+	return r->method && hf_route_copy(&r->route, &req->route) &&
+	       (!req->route.connect_to ||
+		hf_http_add_header(&http->connect_to, req->route.connect_to)) &&
+	       hf_buf_puts(&http->url, req->url) &&
 	       hf_buf_add(&http->body, req->body, req->body_len) &&
 	       add_headers(http, &req->headers);
 }
 
-struct hf_op *hf_request_new(struct hf_engine *engine, const struct hf_request *req,
-			     int64_t timeout)
+/* False: *err says why it goes nowhere. */
+static bool limit_reach(struct request *r, const struct hf_request *req, struct hf_error *err)
+{
+	if (!req->public_only)
+		return true;
+	if (req->route.unix_socket) {
+		hf_err_set(err, HF_INVALID, "unix_socket %s is no public address",
+			   req->route.unix_socket);
+		return false;
+	}
+	r->base.op.http->reach = &r->reach;
+	return hf_reach_read(&r->reach, &req->allow, err);
+}
+
+enum hf_err hf_request_new(struct hf_engine *engine, const struct hf_request *req, int64_t timeout,
+			   struct hf_op **out, struct hf_error *err)
 {
 	struct request *r = hf_op_new(engine, &request_kind, sizeof *r);
 
+	hf_err_set(err, HF_NOMEM, "out of memory");
 	if (!r)
-		return NULL;
+		return err->code;
 	r->base.op.http = hf_calloc(1, sizeof *r->base.op.http);
 	r->base.op.owns_http = r->base.op.http != NULL;
-	if (r->base.op.http && fill(r, req, timeout))
-		return &r->base.op;
+	if (r->base.op.http && fill(r, req, timeout) && limit_reach(r, req, err)) {
+		*out = &r->base.op;
+		return HF_OK;
+	}
 	hf_op_unref(&r->base.op);
-	return NULL;
+	return err->code;
 }

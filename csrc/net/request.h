@@ -4,9 +4,9 @@
 
 #include "net/engine.h"
 
-/* Makes the op of a request. timeout is what a request has that says nothing of it. NULL when
- * memory is out. */
-struct hf_op *hf_request_new(struct hf_engine *engine, const struct hf_request *req,
-			     int64_t timeout);
+/* Makes the op of a request. timeout is what a request has that says nothing of it. Or else fills
+ * *err: INVALID, NOMEM. */
+enum hf_err hf_request_new(struct hf_engine *engine, const struct hf_request *req, int64_t timeout,
+			   struct hf_op **out, struct hf_error *err);
 
 #endif

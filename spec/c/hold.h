@@ -28,7 +28,7 @@ static inline void default_opts(void)
 {
 	opts = (struct hf_client_opts){
 		.base = fake.base,
-		.verify = true,
+		.route = {.verify = true},
 		.timeout = 20000,
 		.session = {.name = "test", .ttl = 20000, .lock_delay = 20000},
 	};

@@ -5,7 +5,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
-static const struct hf_network none[1];
+static const struct hf_reach nothing;
 
 struct row {
 	const char *address, *what; /* NULL: it is public */
@@ -117,17 +117,6 @@ static const struct row rows[] = {
 	{"64:ff9b:1::8.8.8.8", "NAT64"},
 };
 
-static const char *refused(const char *text, const struct hf_network *allow, size_t count)
-{
-	struct sockaddr_in v4 = {.sin_family = AF_INET};
-	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
-
-	if (inet_pton(AF_INET, text, &v4.sin_addr) == 1)
-		return hf_address_refused((struct sockaddr *)&v4, allow, count);
-	CHECK_INT(inet_pton(AF_INET6, text, &v6.sin6_addr), 1);
-	return hf_address_refused((struct sockaddr *)&v6, allow, count);
-}
-
 static void check_row(const struct row *row, const char *got)
 {
 	if (row->what)
@@ -138,30 +127,48 @@ static void check_row(const struct row *row, const char *got)
 
 static void what_is_not_public_is_refused(void)
 {
-	for (size_t i = 0; i < CHECK_COUNT(rows); i++) {
-		check_row(&rows[i], refused(rows[i].address, none, 0));
-		check_row(&rows[i], hf_address_text_refused(rows[i].address, none, 0));
-	}
+	for (size_t i = 0; i < CHECK_COUNT(rows); i++)
+		check_row(&rows[i], hf_address_refused(rows[i].address, &nothing));
 }
 
 static void what_is_no_address_is_refused(void)
 {
-	struct sockaddr local = {.sa_family = AF_UNIX}, unknown = {.sa_family = AF_UNSPEC};
 	const char *texts[] = {"", "localhost", "127.1", "010.0.0.1", "fe80::1%eth0", "1.2.3.4 "};
 
-	CHECK_HAS(hf_address_refused(&local, none, 0), "no address");
-	CHECK_HAS(hf_address_refused(&unknown, none, 0), "no address");
 	for (size_t i = 0; i < CHECK_COUNT(texts); i++)
-		CHECK_HAS(hf_address_text_refused(texts[i], none, 0), "no address");
+		CHECK_HAS(hf_address_refused(texts[i], &nothing), "no address");
+}
+
+static void an_address_has_a_text_unless_it_is_no_address(void)
+{
+	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_addr = {htonl(0x7f000001)}};
+	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_scope_id = 1};
+	struct sockaddr local = {.sa_family = AF_UNIX};
+	char text[64];
+
+	v6.sin6_addr.s6_addr[0] = 0xfe, v6.sin6_addr.s6_addr[1] = 0x80;
+	CHECK(hf_address_text((struct sockaddr *)&v4, text, sizeof text));
+	CHECK_STR(text, "127.0.0.1");
+	CHECK(hf_address_text((struct sockaddr *)&v6, text, sizeof text));
+	CHECK_STR(text, "fe80::");
+	CHECK(!hf_address_text(&local, text, sizeof text));
+	CHECK(!hf_address_text((struct sockaddr *)&v4, text, 4));
 }
 
 static bool allows(const char *network, const char *address)
 {
-	struct hf_network allow[2] = {{{0xff}, 128}};
+	const char *networks[] = {"198.51.100.7", network};
+	struct hf_list list = {networks, 2};
+	struct hf_reach reach;
+	struct hf_error err;
+	const char *why;
 
-	if (!CHECK(hf_network_parse(network, &allow[1])))
+	if (!CHECK(hf_reach_read(&reach, &list, &err)))
 		return false;
-	return !refused(address, allow, 2);
+	CHECK(!hf_address_refused("198.51.100.7", &reach));
+	why = hf_address_refused(address, &reach);
+	hf_reach_free(&reach);
+	return !why;
 }
 
 static void what_is_in_an_allowed_network_is_not(void)
@@ -185,6 +192,20 @@ static void what_is_in_an_allowed_network_is_not(void)
 	/* all of one family is not all of the other */
 	CHECK(allows("0.0.0.0/0", "10.1.2.3") && !allows("0.0.0.0/0", "fd00::1"));
 	CHECK(allows("::/0", "fd00::1") && !allows("::/0", "10.1.2.3"));
+}
+
+static void what_is_no_network_is_named(void)
+{
+	const char *networks[] = {"10.0.0.0/8", "10.0.0.1/8"};
+	struct hf_list list = {networks, 2};
+	struct hf_reach reach;
+	struct hf_error err;
+
+	CHECK(!hf_reach_read(&reach, &list, &err));
+	CHECK_INT(err.code, HF_INVALID);
+	CHECK_HAS(err.message, "\"10.0.0.1/8\"");
+	CHECK(!reach.allow && !reach.count);
+	CHECK(hf_network_valid(networks[0]) && !hf_network_valid(networks[1]));
 }
 
 static void a_network_is_an_address_and_a_prefix_without_bits_behind_it(void)
@@ -213,17 +234,18 @@ static void a_network_is_an_address_and_a_prefix_without_bits_behind_it(void)
 			     "[::1]",
 			     "1.2.3.4/999999999999",
 			     "1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa:bbbb:cccc:dddd/8"};
-	struct hf_network network;
 
 	for (size_t i = 0; i < CHECK_COUNT(good); i++)
-		check_that(hf_network_parse(good[i], &network), good[i], 0, "is one");
+		check_that(hf_network_valid(good[i]), good[i], 0, "is one");
 	for (size_t i = 0; i < CHECK_COUNT(bad); i++)
-		check_that(!hf_network_parse(bad[i], &network), bad[i], 0, "is none");
+		check_that(!hf_network_valid(bad[i]), bad[i], 0, "is none");
 }
 
 static const struct check_test tests[] = {
 	TEST(what_is_not_public_is_refused),
 	TEST(what_is_no_address_is_refused),
+	TEST(an_address_has_a_text_unless_it_is_no_address),
+	TEST(what_is_no_network_is_named),
 	TEST(what_is_in_an_allowed_network_is_not),
 	TEST(a_network_is_an_address_and_a_prefix_without_bits_behind_it),
 };

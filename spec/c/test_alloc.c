@@ -609,8 +609,7 @@ static void options_are_copied_whole_or_not_at_all(void)
 
 	begin();
 	opts.token = opts.auth = opts.datacenter = opts.ns = opts.partition = "x";
-	opts.unix_socket = opts.ca_file = opts.ca_path = opts.cert_file = opts.key_file = "y";
-	opts.connect_to = "::127.0.0.1:1";
+	opts.route = (struct hf_route){"y", "::127.0.0.1:1", "y", "y", "y", "y", true};
 	opts.session.behavior = opts.session.node = "z";
 	opts.session.checks = opts.session.service_checks = (struct hf_list){list, 2};
 	atomic_store(&curl_fails, true);
@@ -627,7 +626,7 @@ static void options_are_copied_whole_or_not_at_all(void)
 
 static void a_request_is_copied_whole_or_not_at_all(void)
 {
-	const char *headers[] = {"A: 1", "B: 2"};
+	const char *headers[] = {"A: 1", "B: 2"}, *networks[] = {"127.0.0.0/8"};
 	char url[100];
 	struct hf_request req = {.method = "POST",
 				 .url = url,
@@ -635,7 +634,10 @@ static void a_request_is_copied_whole_or_not_at_all(void)
 				 .body = "body",
 				 .body_len = 4,
 				 .timeout = -1,
-				 .max_body = 10};
+				 .max_body = 10,
+				 .route = {.connect_to = "a:1:b:2", .ca_file = "x", .verify = true},
+				 .public_only = true,
+				 .allow = {networks, 1}};
 	long n = 0;
 
 	begin();

@@ -377,7 +377,8 @@ static bool has_header(const struct hf_consul *consul, const char *line)
 
 static void the_token_is_a_header_of_every_request(void)
 {
-	struct hf_client_opts opts = {.base = BASE, .token = "secret", .connect_to = "::a:1"};
+	struct hf_client_opts opts = {
+		.base = BASE, .token = "secret", .route = {.connect_to = "::a:1"}};
 	struct hf_consul consul;
 
 	REQUIRE(hf_consul_init(&consul, &opts));

@@ -114,7 +114,8 @@ static void wait_for_something(void)
 
 /* ---- requests ------------------------------------------------------------------------------- */
 
-static struct hf_peer plain, other;
+static const struct hf_route route = {.verify = true};
+static struct hf_peer plain = {.route = &route}, other;
 
 static const struct kind {
 	const struct hf_peer *peer;
@@ -151,6 +152,7 @@ static void fill(const struct kind *kind)
 	hf_http_free_headers(http.headers);
 	http.headers = NULL;
 	http.peer = kind->peer;
+	http.route = &route;
 	http.method = kind->method;
 	http.has_body = kind->body != NULL;
 	http.timeout = CHECK_LIMIT * 1000;
@@ -330,7 +332,7 @@ int main(int argc, char **argv)
 	if (!hf_http_add_header(&plain.headers, "X-A: 1") ||
 	    !hf_http_add_header(&plain.connect_to, server.address))
 		return 1;
-	other = (struct hf_peer){.auth = "u:p", .connect_to = plain.connect_to};
+	other = (struct hf_peer){.route = &route, .auth = "u:p", .connect_to = plain.connect_to};
 	status = check_main(argc, argv, tests, CHECK_COUNT(tests), end);
 	hf_http_free_headers(plain.headers);
 	hf_http_free_headers(plain.connect_to);
