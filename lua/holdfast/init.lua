@@ -150,9 +150,12 @@ end
 --- Makes an HTTP request. Redirects are not followed.
 -- @function client:request
 -- @tparam table req `{ method=, url=, headers={}, body=, timeout=, max_body=1048576 }`; the method is POST with a body
--- and GET without unless it is given, the timeout that of the client
+-- and GET without unless it is given, the timeout that of the client. How to get there: `tls`, as for holdfast.new, and
+-- `unix_socket`, the path of one. With `public_only = true` nothing is sent to an address that is not public, unless it
+-- is in one of `allow_addresses`, such as `{ "10.1.0.0/16" }`
 -- @treturn table|nil `{ status=, headers=, body=, truncated=, elapsed= }`, header names in lower case; nil, message,
--- code (TIMEOUT, CONNECT, TLS, PROTOCOL, INVALID, TOO_LARGE, CLOSED, FORKED, NOMEM)
+-- code (TIMEOUT, CONNECT, TLS, PROTOCOL, INVALID, TOO_LARGE, DENIED for an address that may not be reached, CLOSED,
+-- FORKED, NOMEM)
 function Client:request(req)
   local settings, message, code = options.request(req, 2)
   if not settings then return nil, message, code end

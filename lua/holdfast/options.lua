@@ -204,14 +204,46 @@ local function is_no_url(url)
   end
 end
 
+local function is_no_socket(path)
+  if path:sub(1, 1) ~= "/" or #path > 107 then return "is not an absolute path of at most 107 bytes" end -- sun_path
+end
+
+local REQUEST_TLS = {
+  ca_file = "text", ca_path = "text", cert_file = "text", key_file = "text", server_name = "text", verify = "boolean",
+}
 local REQUEST = {
   says = "a request is a table",
   fields = {
     method = "string", url = { "string", required = true, form = is_no_url },
     headers = { "headers", numbers = true, default = {} }, body = "string", timeout = POSITIVE,
     max_body = { "count", least = 0, default = 1024 * 1024, what = "a whole number of bytes" },
+    tls = { fields = REQUEST_TLS }, unix_socket = { "text", form = is_no_socket },
+    public_only = "boolean", allow_addresses = "list",
   },
 }
+
+-- libcurl takes the name for SNI and the certificate from the URL; so the URL gets the name, and libcurl is told where
+-- to go instead.
+local function use_server_name(request, name)
+  if not name:match("^[%w._-]+$") then refuse("tls.server_name %s is not a host name", show(name)) end
+  local authority, rest = request.url:match("^[Hh][Tt][Tt][Pp][Ss]://([^/?#]+)(.*)$")
+  if not authority or request.unix_socket then return end
+  local host, port = authority:match("^(.-):(%d+)$")
+  if not host or (host:find(":", 1, true) and not host:find("]", 1, true)) then host, port = authority, "443" end
+  request.url = ("https://%s:%s%s"):format(name, port, rest)
+  request.connect_to = ("::%s:%s"):format(host, port)
+end
+
+-- How to get there, the way the core takes it.
+local function use_route(request)
+  local tls = request.tls
+  request.tls, request.allow, request.allow_addresses = nil, request.allow_addresses, nil
+  if request.allow and not request.public_only then mistake("allow_addresses needs public_only = true") end
+  if not tls then return end
+  if (tls.cert_file == nil) ~= (tls.key_file == nil) then refuse("tls.cert_file and tls.key_file need each other") end
+  for _, field in ipairs({ "ca_file", "ca_path", "cert_file", "key_file", "verify" }) do request[field] = tls[field] end
+  if tls.server_name then use_server_name(request, tls.server_name) end
+end
 
 local function header_lines(given)
   local lines = {}
@@ -228,6 +260,7 @@ local function read_request(given)
   request.method = (request.method or (request.body and "POST" or "GET")):upper()
   check.form(request.method, "method", "method")
   request.headers = header_lines(request.headers)
+  use_route(request)
   return request
 end
 
@@ -286,8 +319,8 @@ end
 
 --- A request. `timeout` stays nil when it is not given: the core takes the client's.
 -- A header with an empty value becomes "Name;", which is how libcurl is told to send it.
--- @tparam table given `{ method=, url=, headers={}, body=, timeout=, max_body=1048576 }`; the method is POST with a
--- body and GET without unless it is given
+-- @tparam table given `{ method=, url=, headers={}, body=, timeout=, max_body=1048576, tls={}, unix_socket=,
+-- public_only=, allow_addresses={} }`; the method is POST with a body and GET without unless it is given
 -- @int[opt=2] level whom a mistake blames
 -- @treturn table|nil what start_request takes; nil, message, "INVALID"
 function M.request(given, level)

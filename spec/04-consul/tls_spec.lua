@@ -107,6 +107,30 @@ describe("over TLS", function()
     works(strict, { verify = false, cert_file = cert, key_file = key })
   end)
 
+  it("is one for each request, which has its own settings and shares no connection with others", function()
+    local one = helper.client({ address = "127.0.0.1:1", timeout = helper.seconds(5) })
+    local cert, key = authority:issue("guest", "DNS:guest")
+    local function fetch(server, tls)
+      local answer, message, code = one:request({ url = server:https() .. "/v1/status/leader", tls = tls })
+      return answer and answer.status or code, message
+    end
+    for _ = 1, 2 do
+      assert.are.equal(200, (fetch(agent, { ca_file = authority.ca })))
+      assert.are.equal(200, (fetch(agent, { ca_file = authority.ca, server_name = certs.NAME })))
+      assert.are.equal(200, (fetch(agent, { verify = false })))
+      assert.are.equal(200, (fetch(strict, { ca_file = authority.ca, cert_file = cert, key_file = key })))
+      for _, tls in ipairs({ {}, { ca_file = stranger.ca }, { ca_file = authority.ca, server_name = "a.example" } }) do
+        local code, message = fetch(agent, tls)
+        assert.are.equal("TLS", code)
+        assert.matches("certificate", message)
+      end
+      assert.are.equal("TLS", (fetch(strict, { ca_file = authority.ca })))
+    end
+    assert.are.equal("TLS", (fetch(agent, { ca_file = "/nowhere" })))
+    assert.are.equal("INVALID", (fetch(agent, { cert_file = cert })))
+    assert.are.equal("INVALID", (fetch(agent, { server_name = "a b" })))
+  end)
+
   -- Runs fn(give) while so many wait for keys that somebody else has; give() gives the keys back, and all of them get
   -- theirs.
   local function crowd(address, fn)
