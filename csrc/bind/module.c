@@ -124,6 +124,15 @@ static int l_poll(lua_State *L)
 	return hf_bind_ready(L, &list);
 }
 
+static int l_is_network(lua_State *L)
+{
+	size_t len;
+	const char *text = luaL_checklstring(L, 1, &len);
+
+	lua_pushboolean(L, strlen(text) == len && hf_network_valid(text));
+	return 1;
+}
+
 static const luaL_Reg functions[] = {
 	{"now", l_now},
 	{"time", l_time},
@@ -134,6 +143,7 @@ static const luaL_Reg functions[] = {
 	{"ed25519_sign", l_ed25519_sign},
 	{"ed25519_verify", l_ed25519_verify},
 	{"equal", l_equal},
+	{"is_network", l_is_network},
 	{"poll", l_poll},
 	{NULL, NULL},
 };

@@ -294,8 +294,10 @@ local M = {}
 -- `on_event` gets a table with type, receiver, key, token, session, id, attempt, status, reason, code and elapsed, as
 -- far as they apply. Types: acquired, released, refused (somebody else has the lock), lost, delivered, failed, aborted
 -- (by stop), ack_lost (delivered, but the claim had moved on), error.
--- @tparam table opts fields: `client`; `queue`; `receivers`, a table from name to `{ url=, secret=, timeout=15 }`, or
--- a function that answers one (nil: not configured, its messages come back later; false: leave it to other emitters);
+-- @tparam table opts fields: `client`; `queue`; `receivers`, a table from name to
+-- `{ url=, secret=, timeout=15, tls=, unix_socket= }`, or a function that answers one (nil: not configured, its
+-- messages come back later; false: leave it to other emitters); `public_only`, as for client:request: true by default
+-- when `receivers` is a function or there is `allow_addresses`, a list of networks that are let through all the same;
 -- `prefix` of the lock keys, "webhook_receiver/"; `concurrency`, 64; `hold`, `{ messages = 100, time = 5 }`;
 -- `retry_delay` after a failure, 5 s, and `poll` of an idle queue, 0.25 s, both within 20 %; `name`, the value of
 -- the locks; `on_event`; and for specs `now` (monotonic), `time` (Unix seconds), `random` (0 to 1)

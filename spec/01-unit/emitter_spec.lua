@@ -106,6 +106,25 @@ describe("the emitter", function()
     nothing_left_over(s)
   end)
 
+  it("is for public addresses only when a function looks receivers up, or networks are allowed", function()
+    local named = { a = { url = "https://a.example/", secret = SECRET, tls = { verify = false }, unix_socket = "/x" } }
+    local function first(options)
+      local s = setup_with(1, options)
+      s.run_for(60, drained(s))
+      return s.world.pushes[1].request
+    end
+    assert.is_true(first({}).public_only)
+    assert.is_false(first({ public_only = false }).public_only)
+    assert.are.same({ "10.0.0.0/8" }, first({ receivers = named, allow_addresses = { "10.0.0.0/8" } }).allow_addresses)
+    local request = first({ receivers = named })
+    assert.are.same({ false, { verify = false }, "/x" }, { request.public_only, request.tls, request.unix_socket })
+    for _, wrong in ipairs({ { "10.0.0.1/8" }, { 1 }, { a = "::/0" }, { "::/0\0" } }) do
+      local ok, message = pcall(setup, { allow_addresses = wrong })
+      assert.is_false(ok)
+      assert.matches("allow_addresses must be a list of networks", message, 1, true)
+    end
+  end)
+
   it("sends what Standard Webhooks asks for, and a signed fencing token", function()
     local s = setup({ receivers = { a = { url = "https://a.example/", secret = SECRET, timeout = "2s" } } })
     s.queue:push("a", { id = "m1", body = "{\"n\":1}" })

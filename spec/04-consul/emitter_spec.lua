@@ -26,7 +26,7 @@ describe("an emitter", function()
     local given = {
       client = client, queue = queue, prefix = prefix, poll = 0.05,
       receivers = function(name) return { url = receiver:url() .. "/" .. name, secret = SECRET, timeout = 20 } end,
-      on_event = function(event) events[#events + 1] = event end,
+      on_event = function(event) events[#events + 1] = event end, allow_addresses = { "127.0.0.0/8" },
     }
     for name, value in pairs(options or {}) do given[name] = value end
     return emitters.new(given)
@@ -130,6 +130,21 @@ describe("an emitter", function()
     assert.are.same({ "good_1", "b" }, { request.headers["webhook-id"], request.headers["x-a"] })
     assert.is_true(webhook.verify(SECRET, request.headers, request.body, { fence = true }))
     assert.is_true(tonumber(request.headers["webhook-fencing-token"]) < 999999999)
+  end)
+
+  it("pushes to public addresses only when a function looks receivers up, and counts what is refused", function()
+    receiver:rule({ status = 204 })
+    local function lookup() return { url = receiver:url(), secret = SECRET } end
+    push(1, "a")
+    assert(emitter({ receivers = lookup, allow_addresses = { "10.0.0.0/8" } }):step())
+    assert.matches("^DENIED: .*127.0.0.1, which is loopback", event("failed").reason)
+    assert.are.same({ 0, 1 }, { receiver:count(), queue:len() })
+    push(1, "b")
+    assert(emitter({ receivers = lookup, allow_addresses = { "10.0.0.0/8" }, public_only = false }):step())
+    assert.are.equal(1, receiver:count())
+    push(1, "c")
+    assert(emitter({ receivers = { c = lookup() }, allow_addresses = { "127.0.0.1" } }):step())
+    assert.are.equal(2, receiver:count())
   end)
 
   it("brings a failed message back later, not at once", function()

@@ -86,7 +86,8 @@ local function prepare(self)
   headers["webhook-signature"], headers["webhook-fencing-token"] = signature, token
   return {
     method = "POST", url = receiver.url, headers = headers, body = message.body, timeout = self.timeout,
-    max_body = MAX_BODY,
+    max_body = MAX_BODY, tls = receiver.tls, unix_socket = receiver.unix_socket,
+    public_only = self.emitter.opts_.public_only, allow_addresses = self.emitter.opts_.allow_addresses,
   }
 end
 

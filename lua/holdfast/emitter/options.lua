@@ -36,6 +36,17 @@ local function lookup(receivers)
   return type(receivers) == "table" and function(name) return receivers[name] end or nil
 end
 
+local function networks(value)
+  if type(value) ~= "table" then return nil end
+  local copy, count = {}, 0
+  for _ in pairs(value) do count = count + 1 end
+  for i = 1, count do
+    if type(value[i]) ~= "string" or not core.is_network(value[i]) then return nil end
+    copy[i] = value[i]
+  end
+  return copy
+end
+
 local OPTIONS = {
   says = "emitter.new takes a table of options",
   fields = {
@@ -46,6 +57,7 @@ local OPTIONS = {
     concurrency = { "count", default = 64 },
     hold = { default = {}, fields = { messages = { "count", default = 100 }, time = { "duration", default = 5 } } },
     retry_delay = { "duration", positive = true, default = 5 }, poll = { "duration", positive = true, default = 0.25 },
+    public_only = "boolean", allow_addresses = { networks, what = "a list of networks like 10.1.0.0/16" },
     on_event = "function",
     random = { "function", default = default_random }, now = { "function", default = core.now },
     time = { "function", default = core.time },
@@ -76,6 +88,11 @@ end
 -- @int level whom a mistake blames, as for error(): 1 is the line that called read, 2 the caller of that function
 function M.read(given, level)
   local opts = check.guard(level + 1, "emitter: ", check.read, given, OPTIONS)
+  -- What a function looks up may be what somebody has typed who is not the operator.
+  if opts.public_only == nil then
+    opts.public_only = type(given.receivers) == "function" or opts.allow_addresses ~= nil
+  end
+  if not opts.public_only then opts.allow_addresses = nil end
   opts.name = opts.name or default_name()
   return opts
 end
