@@ -51,12 +51,17 @@ static inline struct hf_lock *new_lock(struct hf_client *of, const char *key)
 	return made;
 }
 
-/* Waits for an op, drops it and answers its result, which is in err too. */
+/* Waits for an op, drops it and answers its result, which is in err too. A signal ends a wait
+ * before its time. */
 static inline enum hf_err finish(struct hf_op *of)
 {
+	int64_t until = hf_now() + WAIT, left = WAIT;
+
 	if (!of)
 		return err.code;
-	CHECK(hf_op_wait(of, WAIT, &err));
+	while (!hf_op_wait(of, left, &err) && !err.code && left > 0)
+		left = until > hf_now() ? until - hf_now() : 0;
+	CHECK(hf_op_done(of));
 	hf_op_result(of, &err);
 	hf_op_drop(of);
 	return err.code;
