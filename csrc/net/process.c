@@ -139,25 +139,34 @@ static void *run(void *arg)
 	return NULL;
 }
 
+/* A thread that no signal comes to: they are the program's. */
+static bool create(pthread_t *id, void *(*fn)(void *), void *arg)
+{
+	sigset_t all, before;
+	bool created;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	created = pthread_create(id, NULL, fn, arg) == 0;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return created;
+}
+
 struct hf_thread *hf_process_start(struct hf_engine *engine)
 {
 	struct hf_thread *thread = hf_calloc(1, sizeof *thread);
-	sigset_t all, before;
-	int failed;
+	bool failed;
 
 	if (!thread)
 		return NULL;
 	thread->engine = engine;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pthread_mutex_lock(&registry);
-	failed = exiting || pthread_create(&thread->id, NULL, run, thread);
+	failed = exiting || !create(&thread->id, run, thread);
 	if (!failed) {
 		thread->next = threads;
 		threads = thread;
 	}
 	pthread_mutex_unlock(&registry);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (failed) {
 		hf_free(thread);
 		return NULL;
@@ -169,17 +178,9 @@ struct hf_thread *hf_process_start(struct hf_engine *engine)
 
 bool hf_process_detach(void *(*fn)(void *), void *arg)
 {
-	sigset_t all, before;
 	pthread_t id;
-	bool started;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	started = pthread_create(&id, NULL, fn, arg) == 0;
-	if (started)
-		pthread_detach(id);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return started;
+	return create(&id, fn, arg) && pthread_detach(id) == 0;
 }
 
 void hf_process_await(struct hf_engine *engine, int64_t until)
