@@ -204,8 +204,22 @@ local function is_no_url(url)
   end
 end
 
+local MAX_SOCKET_PATH = 107 -- sun_path holds 108 bytes, the last is NUL
+
 local function is_no_socket(path)
-  if path:sub(1, 1) ~= "/" or #path > 107 then return "is not an absolute path of at most 107 bytes" end -- sun_path
+  if path:sub(1, 1) ~= "/" or #path > MAX_SOCKET_PATH then
+    return ("is not an absolute path of at most %d bytes"):format(MAX_SOCKET_PATH)
+  end
+end
+
+-- libcurl takes the name for SNI and the certificate from the URL; so the URL gets the name, and libcurl is told where
+-- to go instead. Answers both; what is not https stays as it is.
+local function under_name(url, name)
+  local authority, rest = url:match("^[Hh][Tt][Tt][Pp][Ss]://([^/?#]+)(.*)$")
+  if not authority then return url end
+  local host, port = authority:match("^(.-):(%d+)$")
+  if not host or (host:find(":", 1, true) and not host:find("]", 1, true)) then host, port = authority, "443" end
+  return ("https://%s:%s%s"):format(name, port, rest), ("::%s:%s"):format(host, port)
 end
 
 local REQUEST_TLS = {
@@ -222,18 +236,6 @@ local REQUEST = {
   },
 }
 
--- libcurl takes the name for SNI and the certificate from the URL; so the URL gets the name, and libcurl is told where
--- to go instead.
-local function use_server_name(request, name)
-  if not name:match("^[%w._-]+$") then refuse("tls.server_name %s is not a host name", show(name)) end
-  local authority, rest = request.url:match("^[Hh][Tt][Tt][Pp][Ss]://([^/?#]+)(.*)$")
-  if not authority or request.unix_socket then return end
-  local host, port = authority:match("^(.-):(%d+)$")
-  if not host or (host:find(":", 1, true) and not host:find("]", 1, true)) then host, port = authority, "443" end
-  request.url = ("https://%s:%s%s"):format(name, port, rest)
-  request.connect_to = ("::%s:%s"):format(host, port)
-end
-
 -- How to get there, the way the core takes it.
 local function use_route(request)
   local tls = request.tls
@@ -242,7 +244,9 @@ local function use_route(request)
   if not tls then return end
   if (tls.cert_file == nil) ~= (tls.key_file == nil) then refuse("tls.cert_file and tls.key_file need each other") end
   for _, field in ipairs({ "ca_file", "ca_path", "cert_file", "key_file", "verify" }) do request[field] = tls[field] end
-  if tls.server_name then use_server_name(request, tls.server_name) end
+  local name = tls.server_name
+  if name and not name:match("^[%w._-]+$") then refuse("tls.server_name %s is not a host name", show(name)) end
+  if name and not request.unix_socket then request.url, request.connect_to = under_name(request.url, name) end
 end
 
 local function header_lines(given)
@@ -268,7 +272,7 @@ end
 
 local read_timeout = check.arguments("", { "timeout", "duration", optional = true })
 
-local M = {}
+local M = { MAX_SOCKET_PATH = MAX_SOCKET_PATH, under_name = under_name }
 
 --- The rules of a session's fields.
 M.SESSION = SESSION

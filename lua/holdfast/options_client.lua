@@ -13,7 +13,6 @@ local refuse, show, show_url = check.refuse, check.show, check.show_url
 
 local DEFAULT_ADDRESS = "127.0.0.1:8500"
 local MAX_TOKEN_FILE = 8 * 1024 -- as in csrc/consul/token.c
-local MAX_SOCKET_PATH = 107 -- sun_path holds 108 bytes, the last is NUL
 
 -- ---- what may be given ---------------------------------------------------------------------------------------------
 
@@ -119,8 +118,9 @@ local function is_authority(text)
 end
 
 local function read_socket(address, path, what)
-  if path:sub(1, 1) ~= "/" or #path > MAX_SOCKET_PATH then
-    refuse("%s %s: a socket is unix:// and an absolute path of at most %d bytes", what, show(address), MAX_SOCKET_PATH)
+  if path:sub(1, 1) ~= "/" or #path > options.MAX_SOCKET_PATH then
+    refuse("%s %s: a socket is unix:// and an absolute path of at most %d bytes", what, show(address),
+      options.MAX_SOCKET_PATH)
   end
   return path
 end
@@ -199,19 +199,6 @@ local function read_tls(env, tls, settings)
   if settings.verify == nil then settings.verify = true end
 end
 
--- libcurl takes the name for SNI and the certificate from the URL; so the URL gets the name, and libcurl is told where
--- to go instead.
-local function use_server_name(settings)
-  local name = settings.server_name
-  settings.server_name = nil
-  local authority, prefix = settings.base:match("^https://([^/]*)(.*)$")
-  if not name or not authority or settings.unix_socket then return end
-  local host, port = authority:match("^(.-):(%d+)$")
-  if not host or (host:find(":", 1, true) and not host:find("]", 1, true)) then host, port = authority, "443" end
-  settings.base = ("https://%s:%s%s"):format(name, port, prefix)
-  settings.connect_to = ("::%s:%s"):format(host, port)
-end
-
 local function read_client(given, env)
   given = check.read(given, CLIENT)
   local settings = {
@@ -223,7 +210,11 @@ local function read_client(given, env)
   settings.token, settings.token_file = read_token(env, given)
   settings.auth = read_auth(env, given)
   read_tls(env, given.tls, settings)
-  use_server_name(settings)
+  local name = settings.server_name
+  settings.server_name = nil
+  if name and not settings.unix_socket then
+    settings.base, settings.connect_to = options.under_name(settings.base, name)
+  end
   return settings
 end
 
