@@ -1,10 +1,5 @@
 -- .ci/doccov finds what is missing in the documentation: shown by taking something away.
-local function run(command)
-  local pipe = assert(io.popen(command .. " 2>&1"))
-  local text = pipe:read("*a")
-  pipe:close()
-  return text
-end
+local run = require("spec.support.process").output_of
 
 -- Whatever code uses between backticks.
 local function edit(path, pattern, replacement)

@@ -1,10 +1,5 @@
 -- contrib/systemd, looked at by systemd itself where it is installed.
-local function output_of(command)
-  local pipe = assert(io.popen(command .. " 2>&1"))
-  local text = pipe:read("*a")
-  pipe:close()
-  return text
-end
+local output_of = require("spec.support.process").output_of
 
 local function verify(path)
   return output_of("systemd-analyze verify --man=no " .. path)

@@ -20,6 +20,14 @@ local function quote(text)
   return "'" .. tostring(text):gsub("'", "'\\''") .. "'"
 end
 
+--- What a command of the shell prints, its complaints included.
+function M.output_of(command)
+  local pipe = assert(io.popen(command .. " 2>&1"))
+  local text = pipe:read("*a")
+  pipe:close()
+  return text
+end
+
 -- .ci/lua when spec/run started us, else whatever busted was started with.
 local function interpreter()
   local first = 0
